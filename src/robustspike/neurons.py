@@ -1,0 +1,132 @@
+"""The spiking neuron: currents [T, N, ...] in, spikes [T, N, ...] out, no state between calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robustspike import kernels
+from robustspike.surrogates import Surrogate, Triangle
+
+
+class SpikingLayer(Protocol):
+    """The contract between a spiking layer and the gradient estimators; an adapter fulfils it for other frameworks.
+
+    While ``gradient_rule`` is set, ``forward(currents)`` must return ``gradient_rule(self, currents)``.
+    """
+
+    leak: float
+    threshold: float
+    gradient_rule: Callable[[Any, Tensor], Tensor] | None
+
+    def fire(self, currents: Tensor, surrogate: Surrogate | None = None) -> Tensor:
+        """Exact spikes, differentiated through time with the surrogate (None: the one trained with)."""
+        ...
+
+    def potentials(self, currents: Tensor) -> Tensor:
+        """Membrane potentials u [T, N, ...] before firing, without gradient."""
+        ...
+
+
+class LIF(nn.Module):
+    """Leaky integrate-and-fire neurons.
+
+    charge u[t] = λ·v[t−1] + I[t] with v[0] = 0; fire s[t] = 1 if u[t] ≥ θ else 0; reset v[t] = u[t]·(1 − s[t]) (hard) or
+    v[t] = u[t] − θ·s[t] (soft).
+
+    Args:
+        leak: λ in [0, 1]; 1 is the IF neuron of the papers' experiments.
+        threshold: θ > 0, in units of the currents.
+        reset: "hard" or "soft".
+        detach_reset: whether the gradient ignores the reset (Luu 2025) or passes through it (Ding 2022, Liu 2024).
+        surrogate: the derivative of the spike used in training.
+
+    Shape:
+        currents [T, N, ...] to spikes [T, N, ...] of the same floating type; potentials are float32 (float64 for float64).
+
+    Raises:
+        ValueError: for a leak outside [0, 1], a threshold ≤ 0, or another reset.
+
+    Example:
+        >>> neuron = LIF()
+        >>> neuron(torch.tensor([0.6, 0.6, 0.6]).reshape(3, 1)).flatten().tolist()
+        [0.0, 1.0, 0.0]
+
+    Source: Ding 2022, eqs. 1-3; Liu 2024, eqs. 1-3.
+    """
+
+    over_time = True  # takes [T, N, ...]
+
+    def __init__(
+        self,
+        leak: float = 1.0,
+        threshold: float = 1.0,
+        reset: str = "hard",
+        detach_reset: bool = False,
+        surrogate: Surrogate | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= leak <= 1:
+            raise ValueError(f"leak must lie in [0, 1] (1: no leak), got {leak}")
+        if not threshold > 0:
+            raise ValueError(f"threshold must be positive, got {threshold}")
+        if reset not in ("hard", "soft"):
+            raise ValueError(f'reset must be "hard" or "soft", got {reset!r}')
+        self.leak, self.threshold, self.reset, self.detach_reset = leak, threshold, reset, detach_reset
+        self.surrogate: Surrogate = surrogate or Triangle()
+        self.gradient_rule: Callable[[Any, Tensor], Tensor] | None = None
+
+    def forward(self, currents: Tensor) -> Tensor:
+        return self.fire(currents) if self.gradient_rule is None else self.gradient_rule(self, currents)
+
+    def fire(self, currents: Tensor, surrogate: Surrogate | None = None) -> Tensor:
+        """Spikes [T, N, ...], differentiable through charge, fire and reset with ``surrogate`` (None: the layer's own)."""
+        return kernels.fire(
+            currents,
+            kernels.Neuron(
+                surrogate or self.surrogate, self.leak, self.threshold, self.reset == "hard", self.detach_reset
+            ),
+        )
+
+    def potentials(self, currents: Tensor) -> Tensor:
+        """Membrane potentials u [T, N, ...] just before firing, without gradient."""
+        return kernels.potentials(currents, self.leak, self.threshold, self.reset == "hard")
+
+    def extra_repr(self) -> str:
+        return (
+            f"leak={self.leak}, threshold={self.threshold}, reset={self.reset!r}, "
+            f"detach_reset={self.detach_reset}, surrogate={self.surrogate}"
+        )
+
+
+def spiking_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a model that fulfil :class:`SpikingLayer`, by their path, each once."""
+    return {name: module for name, module in model.named_modules() if "gradient_rule" in vars(module)}
+
+
+def repeat(x: Tensor, time_steps: int) -> Tensor:
+    """x [N, ...] at every time step, [T, N, ...], without a copy: the time axis has stride 0."""
+    return x.unsqueeze(0).expand(time_steps, *x.shape)
+
+
+def at_every_step(layer: Callable[[Tensor], Tensor], x_seq: Tensor) -> Tensor:
+    """A layer without time applied to each step of [T, N, ...]; once only where all steps are the same memory."""
+    time_steps = x_seq.shape[0]
+    if time_steps > 1 and x_seq.stride(0) == 0:
+        return repeat(layer(x_seq[0]), time_steps)
+    return layer(x_seq.flatten(0, 1)).unflatten(0, (time_steps, -1))
+
+
+class OverTime(nn.Sequential):
+    """A chain over [T, N, ...]: layers that know time get the whole sequence, others are applied to each step."""
+
+    over_time = True
+
+    def forward(self, x_seq: Tensor) -> Tensor:
+        for layer in self:
+            x_seq = layer(x_seq) if getattr(layer, "over_time", False) else at_every_step(layer, x_seq)
+        return x_seq
+
