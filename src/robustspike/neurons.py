@@ -129,4 +129,3 @@ class OverTime(nn.Sequential):
         for layer in self:
             x_seq = layer(x_seq) if getattr(layer, "over_time", False) else at_every_step(layer, x_seq)
         return x_seq
-

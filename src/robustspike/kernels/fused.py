@@ -68,9 +68,7 @@ class _Fire(torch.autograd.Function):
 
 def _differentiable_adjoint(currents: Tensor, grad: Tensor, neuron: Neuron) -> Tensor:
     again = currents if currents.requires_grad else currents.detach().requires_grad_()
-    spikes = loop.fire(
-        again, neuron.surrogate, neuron.leak, neuron.threshold, neuron.hard_reset, neuron.detach_reset
-    )
+    spikes = loop.fire(again, neuron.surrogate, neuron.leak, neuron.threshold, neuron.hard_reset, neuron.detach_reset)
     return torch.autograd.grad(spikes, again, grad, create_graph=True)[0]
 
 

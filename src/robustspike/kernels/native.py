@@ -56,7 +56,9 @@ class _Constants(ctypes.Structure):
 def _processor() -> str:
     """What -march=native depends on."""
     info = Path("/proc/cpuinfo")
-    flags = next((line for line in info.read_text().splitlines() if line.startswith("flags")), "") if info.exists() else ""
+    flags = (
+        next((line for line in info.read_text().splitlines() if line.startswith("flags")), "") if info.exists() else ""
+    )
     return f"{platform.machine()} {platform.processor()} {flags}"
 
 
@@ -65,7 +67,9 @@ def _build(compiler: str, source: str, variant: tuple[str, ...], target: Path) -
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         code, built = Path(folder, "neuron.c"), Path(folder, "neuron.so")
         code.write_text(source)
-        subprocess.run([compiler, *_FLAGS, str(code), "-o", str(built), *variant, "-lm"], check=True, capture_output=True)
+        subprocess.run(
+            [compiler, *_FLAGS, str(code), "-o", str(built), *variant, "-lm"], check=True, capture_output=True
+        )
         os.replace(built, target)
 
 
@@ -97,7 +101,12 @@ def _load(compiler: str, source: str, variant: tuple[str, ...]) -> ctypes.CDLL:
 
 def covers(currents: Tensor, surrogate: Surrogate) -> bool:
     """Whether the compiled kernel takes these currents and this surrogate."""
-    return currents.device.type == "cpu" and currents.dtype in _TYPES and type(surrogate) in _CONSTANTS and library() is not None
+    return (
+        currents.device.type == "cpu"
+        and currents.dtype in _TYPES
+        and type(surrogate) in _CONSTANTS
+        and library() is not None
+    )
 
 
 def _is_dense(step: Tensor) -> bool:

@@ -34,7 +34,9 @@ class SNN(nn.Module):
         if settings.readout not in ("current", "spikes"):
             raise ValueError(f'readout must be "current" or "spikes", got {settings.readout!r}')
         if any(v is not None and len(v) != settings.in_channels for v in (settings.mean, settings.std)):
-            raise ValueError(f"mean and std need {settings.in_channels} number(s), one for each channel; got {settings}")
+            raise ValueError(
+                f"mean and std need {settings.in_channels} number(s), one for each channel; got {settings}"
+            )
         if (settings.mean is None) != (settings.std is None):
             raise ValueError("give both mean and std, or neither")
         self.settings = settings

@@ -28,7 +28,9 @@ def _vgg(settings: Settings, layout: Sequence[int], hidden: Sequence[int]) -> SN
             layers.extend([nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), settings.make_neuron()])
             channels = width
     if size < 1:
-        raise ValueError(f"{settings.name} needs images of {2 ** layout.count(_POOL)} pixels or more, got {settings.image_size}")
+        raise ValueError(
+            f"{settings.name} needs images of {2 ** layout.count(_POOL)} pixels or more, got {settings.image_size}"
+        )
     layers.append(nn.Flatten())
     features = channels * size * size
     for width in hidden:
@@ -50,7 +52,11 @@ def digits_cnn(
         >>> digits_cnn(time_steps=4)(torch.rand(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
-    return _vgg(Settings("digits-cnn", num_classes, time_steps, in_channels=in_channels, image_size=image_size, **options), _DIGITS, ())
+    return _vgg(
+        Settings("digits-cnn", num_classes, time_steps, in_channels=in_channels, image_size=image_size, **options),
+        _DIGITS,
+        (),
+    )
 
 
 def vgg5(num_classes: int = 10, time_steps: int = 8, **options: Any) -> SNN:

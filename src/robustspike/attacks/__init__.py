@@ -1,0 +1,25 @@
+"""Attacks by name. Each takes the model as a call argument: ``attack(model, x, y)`` returns x_adv."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from robustspike.attacks import suites
+from robustspike.attacks.attempt import Attack, Attempt
+from robustspike.attacks.combine import Transfer, WorstOf
+from robustspike.attacks.noise import GaussianNoise, UniformNoise
+from robustspike.attacks.pgd import PGD, fgsm, rfgsm
+from robustspike.attacks.suites import SUITES, Suite
+
+__all__ = [
+    "ATTACKS", "SUITES", "Attack", "Attempt", "GaussianNoise", "PGD", "Suite", "Transfer", "UniformNoise", "WorstOf",
+    "fgsm", "rfgsm", "suites",
+]  # fmt: skip
+
+ATTACKS: dict[str, Callable[..., Attack]] = {
+    "fgsm": fgsm,
+    "rfgsm": rfgsm,
+    "pgd": PGD,
+    "uniform-noise": UniformNoise,
+    "gaussian-noise": GaussianNoise,
+}

@@ -1,0 +1,80 @@
+"""Attacks made of attacks: the worst case over several, and examples made on another model."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustspike.attacks.attempt import Attack, Attempt, adversarial_examples, misclassified
+from robustspike.draws import Draws, sampling
+from robustspike.gradients import frozen
+
+
+@dataclass(frozen=True)
+class WorstOf:
+    """Every member in turn, each on the samples that no earlier one broke.
+
+    A sample counts as robust only if all members fail (Liu 2024, appendix E). Member k draws from the streams' fork "k".
+
+    Example:
+        >>> attack = WorstOf((fgsm(Linf(0.1)), UniformNoise(Linf(0.1))))
+        >>> attack(nn.Linear(2, 2), torch.full((1, 2), 0.5), torch.tensor([0])).shape
+        torch.Size([1, 2])
+    """
+
+    members: tuple[Attack, ...]
+
+    @property
+    def name(self) -> str:
+        return "worst of " + ", ".join(member.name for member in self.members)
+
+    __call__ = adversarial_examples
+
+    def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
+        """x_adv and costs summed over the members, see :class:`robustspike.attacks.Attempt`."""
+        draws = Draws.fresh(len(x), x.device) if draws is None else draws
+        attempt = Attempt.begin(x)
+        todo = torch.arange(len(x), device=x.device)
+        for k, member in enumerate(self.members):
+            streams = draws[todo].fork(k)
+            attempt.adopt(member.run(model, x[todo], y[todo], streams), todo)
+            with frozen(model), sampling(streams.fork("check")):
+                todo = todo[~misclassified(model, attempt.x_adv[todo], y[todo])]
+            if len(todo) == 0:
+                break
+        return attempt
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Adversarial examples made on ``source`` and shown to the attacked model: the black-box scenario.
+
+    ``early_stop`` of the attack is switched off: an example that barely fools its source transfers badly.
+
+    Example:
+        >>> attack = Transfer(fgsm(Linf(0.1)), source=nn.Linear(2, 2))
+        >>> attack(nn.Linear(2, 2), torch.full((1, 2), 0.5), torch.tensor([0])).shape
+        torch.Size([1, 2])
+
+    Source: Liu 2024, section 5.1 (black-box).
+    """
+
+    attack: Any
+    source: nn.Module
+
+    @property
+    def name(self) -> str:
+        return f"{self.attack.name} from {type(self.source).__name__}"
+
+    __call__ = adversarial_examples
+
+    def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
+        """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
+        attack = (
+            dataclasses.replace(self.attack, early_stop=False) if hasattr(self.attack, "early_stop") else self.attack
+        )
+        return attack.run(self.source, x, y, draws)

@@ -1,0 +1,127 @@
+"""Projected gradient descent and its one-step forms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from robustspike.attacks.attempt import Attempt, adversarial_examples, misclassified
+from robustspike.balls import Ball
+from robustspike.draws import Draws, sampling
+from robustspike.gradients import BPTT, Estimator, Loss, cross_entropy, estimating, frozen, logits_and_gradient
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient ascent on the loss: x ← Π(x + step_size · direction(∇_x loss)), repeated ``steps`` times.
+
+    Args:
+        ball: the threat model, such as ``Linf("8/255")``.
+        steps: number of gradient steps.
+        step_size: in pixel units; None: 2.5·ε/steps (Madry et al. 2018).
+        random_start: True starts from a uniform point of the ball, False from x; "sign" from x + (ε/2)·(±1) (R-FGSM).
+        restarts: repetitions from new random starts, for the samples that are still classified correctly.
+        estimator: how the gradient passes through the neurons.
+        loss: of (logits [N, K], y [N]) to [N], ascended.
+        samples: gradients of so many fresh draws of a stochastic model are averaged before the step is taken.
+        early_stop: keep the first iterate that the model errs on and spend nothing more on that sample. Evaluations want
+            it (a sample once broken is broken); training does not.
+
+    Raises:
+        ValueError: for fewer than one step, restart or draw, or a step size that is not positive.
+
+    Example:
+        >>> x, y = torch.full((1, 2), 0.5), torch.tensor([0])
+        >>> model = nn.Linear(2, 2, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[1.0, -1.0], [0.0, 0.0]]))
+        >>> PGD(Linf(0.1), steps=3, random_start=False)(model, x, y).round(decimals=4).tolist()
+        [[0.4000000059604645, 0.6000000238418579]]
+
+    Source: Madry et al. 2018; settings of Ding 2022, Liu 2024 and Luu 2025 in :mod:`robustspike.attacks.suites`.
+    """
+
+    ball: Ball
+    steps: int = 10
+    step_size: float | None = None
+    random_start: bool | str = True
+    restarts: int = 1
+    estimator: Estimator = field(default_factory=BPTT)
+    loss: Loss = cross_entropy
+    samples: int = 1
+    early_stop: bool = False
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "restarts", "samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be ≥ 1, got {getattr(self, name)}")
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be positive, in pixel units, got {self.step_size}")
+        if self.random_start not in (True, False, "sign"):
+            raise ValueError(f'random_start must be True, False or "sign", got {self.random_start!r}')
+
+    @property
+    def name(self) -> str:
+        return self.label or f"PGD-{self.steps}"
+
+    __call__ = adversarial_examples
+
+    def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
+        """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
+        draws = Draws.fresh(len(x), x.device) if draws is None else draws
+        attempt = Attempt.begin(x)
+        todo = torch.arange(len(x), device=x.device)
+        with torch.no_grad(), frozen(model):
+            for restart in range(self.restarts):
+                self._climb(model, x, y, draws.fork(restart), todo, attempt)
+                attempt.restart[todo] = restart
+                if restart + 1 < self.restarts:
+                    with sampling(draws[todo].fork("check").fork(restart)):
+                        todo = todo[~misclassified(model, attempt.x_adv[todo], y[todo])]
+                if len(todo) == 0:
+                    break
+        return attempt
+
+    def _climb(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, todo: Tensor, attempt: Attempt) -> None:
+        stop = self.early_stop and self.estimator.exact
+        step_size = 2.5 * self.ball.eps / self.steps if self.step_size is None else self.step_size
+        here = self._start(x[todo], draws[todo])
+        for step in range(self.steps):
+            with estimating(model, self.estimator):
+                logits, gradient = logits_and_gradient(
+                    model, here, y[todo], self.loss, self.samples, draws[todo].fork(1 + step)
+                )
+            attempt.count(todo, gradient, self.samples)
+            if stop:
+                standing = logits.argmax(1) == y[todo]
+                attempt.x_adv[todo[~standing]] = here[~standing]
+                todo, here, gradient = todo[standing], here[standing], gradient[standing]
+                if len(todo) == 0:
+                    return
+            moved = self.ball.ascend(here, gradient.nan_to_num(0.0), step_size)
+            here = self.ball.project(moved, x[todo])
+        attempt.x_adv[todo] = here
+
+    def _start(self, x: Tensor, draws: Draws) -> Tensor:
+        if self.random_start == "sign":
+            sign = 1 - 2 * draws.integers(2, x.shape[1:]).to(x.dtype)
+            return self.ball.project(self.ball.ascend(x, sign, self.ball.eps / 2), x)
+        return self.ball.sample(x, draws) if self.random_start else x.clone()
+
+
+def fgsm(ball: Ball, estimator: Estimator | None = None, **options: object) -> PGD:
+    """One step of size ε from x itself (Goodfellow et al. 2015): a :class:`PGD`."""
+    return PGD(
+        ball, steps=1, step_size=ball.eps or None, random_start=False, estimator=estimator or BPTT(), label="FGSM",
+        **options,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def rfgsm(ball: Ball, estimator: Estimator | None = None, **options: object) -> PGD:
+    """A random sign step of ε/2, then a gradient step of ε/2 (Tramèr et al. 2018): a :class:`PGD`."""
+    return PGD(
+        ball, steps=1, step_size=ball.eps / 2 or None, random_start="sign", estimator=estimator or BPTT(), label="R-FGSM",
+        **options,  # type: ignore[arg-type]
+    )  # fmt: skip

@@ -1,0 +1,140 @@
+"""Weights on disk: one safetensors file, its architecture and history in the header, a hash over all of it.
+
+Files are written beside their target and then renamed, so a killed process or a full disk leaves the old file whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from robustspike.models import SNN, build
+
+FORMAT = "robustspike-1"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, or not of the kind asked for."""
+
+
+def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, types and contents, in the order of the names; 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {list(t.shape)} {t.dtype}".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy() if t.numel() else b"")
+    return digest.hexdigest()[:16]
+
+
+def fingerprint(model: nn.Module) -> str:
+    """The fingerprint of a model's weights and buffers."""
+    return tensors_fingerprint(model.state_dict())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, renamed to ``path`` if the block succeeds and removed if it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file or nothing."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """Tensors and a JSON record in one safetensors file."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    header = {"format": FORMAT, "record": json.dumps(record), "fingerprint": tensors_fingerprint(tensors)}
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(to_bytes(tensors, metadata=header))
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What :func:`write_tensors` wrote; nothing is unpickled.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated, changed, or not written by robustspike.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; train one with `robustspike train`, or check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is no readable safetensors file ({error}); it is truncated or of another format, restore or retrain it"
+        ) from None
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path} was not written by robustspike: its header lacks the format {FORMAT!r}")
+    if header.get("fingerprint") != tensors_fingerprint(tensors):
+        raise CheckpointError(f"{path} is damaged: its contents do not match its fingerprint; restore or retrain it")
+    return tensors, json.loads(header["record"])
+
+
+def save_model(model: SNN, path: str | Path, **history: Any) -> None:
+    """Weights, architecture and any JSON values that say where they come from.
+
+    Example:
+        >>> model = digits_cnn(time_steps=2)
+        >>> save_model(model, tmp_path / "weights.safetensors", epoch=3)
+        >>> fingerprint(load_model(tmp_path / "weights.safetensors")) == fingerprint(model)
+        True
+    """
+    write_tensors(Path(path), model.state_dict(), {"model": model.settings.record(), "history": history})
+
+
+def load_model(path: str | Path) -> SNN:
+    """The network that :func:`save_model` wrote, in evaluation mode; ``path`` may be its folder.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or foreign, or does not hold a whole network.
+    """
+    path = Path(path)
+    path = path / "weights.safetensors" if path.is_dir() else path
+    tensors, record = read_tensors(path)
+    if "model" not in record:
+        raise CheckpointError(f"{path} holds no network (its record has {', '.join(record) or 'nothing'})")
+    model = build(record["model"])
+    load_weights(model, tensors, path)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copy tensors into a model, strictly.
+
+    Raises:
+        CheckpointError: naming the first tensors that are missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in tensors]
+    wrong += [f"{name} is unexpected" for name in tensors if name not in own]
+    wrong += [
+        f"{name} is {list(tensors[name].shape)} and should be {list(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise CheckpointError(f"{source} does not fit this network: {'; '.join(wrong[:4])}{more}")
+    model.load_state_dict(dict(tensors))
