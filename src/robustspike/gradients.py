@@ -138,7 +138,7 @@ def estimating(model: nn.Module, estimator: Estimator) -> Iterator[None]:
             f"found no spiking layer in {type(model).__name__} that could carry {estimator}; "
             "use BPTT(), the model's own gradient, or a network of robustspike's neurons"
         )
-    timed = [m for m in model.modules() if "time_collapsed" in vars(m)]
+    timed: list[Any] = [m for m in model.modules() if "time_collapsed" in vars(m)]
     before = [(layer, "gradient_rule", layer.gradient_rule) for layer in layers]
     before += [(m, "time_collapsed", m.time_collapsed) for m in timed]
     try:
@@ -182,16 +182,17 @@ def logits_and_gradient(
     model: nn.Module, x: Tensor, y: Tensor, loss: Loss, samples: int, draws: Draws | None
 ) -> tuple[Tensor, Tensor]:
     """Mean logits [N, K] and the mean over ``samples`` draws of ∇_x Σ loss [N, ...], the model as it stands."""
-    logits_sum: Tensor | float = 0.0
-    gradient_sum: Tensor | float = 0.0
+    each_logits, each_gradient = [], []
     for k in range(samples):
         with torch.enable_grad(), sampling(None if draws is None else draws.fork(k)):
             point = x.detach().requires_grad_()
             logits = model(point)
             (gradient,) = torch.autograd.grad(loss(logits, y).sum(), point)
-        logits_sum, gradient_sum = logits_sum + logits.detach(), gradient_sum + gradient
-    assert isinstance(logits_sum, Tensor) and isinstance(gradient_sum, Tensor)
-    return logits_sum / samples, gradient_sum / samples
+        each_logits.append(logits.detach())
+        each_gradient.append(gradient)
+    if samples == 1:
+        return each_logits[0], each_gradient[0]
+    return torch.stack(each_logits).mean(0), torch.stack(each_gradient).mean(0)
 
 
 def input_gradient(

@@ -1,7 +1,7 @@
 """What evaluations return: frozen records that say beside each figure under what it was measured, and their files.
 
-An evaluation is a folder with ``evaluation.json`` (the settings, one :class:`Header`) and ``samples.jsonl`` (one line per
-sample). Every figure is computed from the lines, so two runs can be compared sample by sample.
+An evaluation is a folder with ``evaluation.json`` (the settings, one :class:`Header`) and ``samples.jsonl`` (one line
+per sample). Every figure is computed from the lines, so two runs can be compared sample by sample.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from scipy import stats
 HEADER_FILE, ROWS_FILE = "evaluation.json", "samples.jsonl"
 
 # Columns of one attempt in a line of samples.jsonl, in this order.
+_ROW_FIELDS = ("sample", "label", "clean")
 ATTEMPT_FIELDS = ("member", "fooled", "predicted", "distance", "gradients", "zero", "nan", "restart", "seconds")
 
 
@@ -281,8 +282,8 @@ class Outcome:
         return Table(
             title=f"{self.header.model}, {self.header.data}: accuracy in % [95 % interval] under {under(self.header)}",
             columns=(
-                "attack", "estimator", "tried", "broke", "accuracy", "standing after", "gradients", f"max {self.header.norm}",
-                "zero grad. %", "NaN grad. %",
+                "attack", "estimator", "tried", "broke", "accuracy", "standing after", "gradients",
+                f"max {self.header.norm}", "zero grad. %", "NaN grad. %",
             ),
             rows=tuple(rows),
             note="An accuracy under attack is an upper bound. · : run only on samples that earlier rows left standing.",
@@ -307,8 +308,8 @@ def outcome_of(header: Header, rows: list[dict[str, Any]]) -> Outcome:
     for i, row in enumerate(rows):
         for attempt in row["attempts"]:
             attempts[i, int(attempt["member"])] = [attempt[name] for name in ATTEMPT_FIELDS]
-    columns = [np.array([row[name] for row in rows], dtype=np.int64) for name in ("sample", "label", "clean")]
-    return Outcome(header, *columns, attempts)
+    samples, labels, clean = (np.array([row[name] for row in rows], dtype=np.int64) for name in _ROW_FIELDS)
+    return Outcome(header, samples, labels, clean, attempts)
 
 
 def read_header(folder: str | Path) -> Header:
@@ -370,5 +371,5 @@ def comparison_table(comparison: Comparison) -> Table:
         title=f"{comparison.title}: accuracy in % [95 % interval] under {under(first.header)}",
         columns=("network", "clean", *attacks, "worst case"),
         rows=tuple(rows),
-        note="Each attack: a sample counts as robust only if it withstands every estimator. Every figure under attack is an upper bound.",
+        note="Each attack: robust only if it fails under every estimator. Every accuracy under attack is an upper bound.",
     )

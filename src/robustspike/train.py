@@ -20,6 +20,7 @@ from robustspike.data import Split, augment
 from robustspike.defences import Objective
 from robustspike.draws import Draws
 from robustspike.gradients import frozen
+from robustspike.models import SNN
 
 WEIGHTS, BEST, STATE, LOG = "weights.safetensors", "best.safetensors", "state.safetensors", "log.jsonl"
 
@@ -253,7 +254,7 @@ class _Run:
         rows = [asdict(row) for row in self.log]
         history = {"schedule": asdict(self.settings), "epochs_done": len(self.log)}
         record = {"history": history}
-        if hasattr(self.model, "settings"):
+        if isinstance(self.model, SNN):
             record["model"] = self.model.settings.record()
         weights = self.model.state_dict()
         accuracies = [row.validation_accuracy for row in self.log]

@@ -12,8 +12,19 @@ from robustspike.attacks.pgd import PGD, fgsm, rfgsm
 from robustspike.attacks.suites import SUITES, Suite
 
 __all__ = [
-    "ATTACKS", "SUITES", "Attack", "Attempt", "GaussianNoise", "PGD", "Suite", "Transfer", "UniformNoise", "WorstOf",
-    "fgsm", "rfgsm", "suites",
+    "ATTACKS",
+    "PGD",
+    "SUITES",
+    "Attack",
+    "Attempt",
+    "GaussianNoise",
+    "Suite",
+    "Transfer",
+    "UniformNoise",
+    "WorstOf",
+    "fgsm",
+    "rfgsm",
+    "suites",
 ]  # fmt: skip
 
 ATTACKS: dict[str, Callable[..., Attack]] = {
