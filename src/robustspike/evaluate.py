@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -109,7 +110,11 @@ def _header(
     model: nn.Module, data: Split, suite: Suite, seed: int, batch_size: int, survivors_only: bool,
     model_name: str | None, data_name: str,
 ) -> Header:  # fmt: skip
-    members = [Member(attack=a, estimator=e, settings=repr(m)) for m in suite.attacks for a, e in [describe(m)]]
+    settings = [re.sub(r" at 0x[0-9a-f]+", "", repr(m)) for m in suite.attacks]  # addresses differ between processes
+    members = [
+        Member(attack=a, estimator=e, settings=text)
+        for (a, e), text in zip(map(describe, suite.attacks), settings, strict=True)
+    ]
     versions = {name: metadata.version(name) for name in ("torch", "numpy")}
     return Header(
         suite=suite.name,

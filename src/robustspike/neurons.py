@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
+from itertools import groupby
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from robustspike import kernels
@@ -106,9 +109,21 @@ def spiking_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if "gradient_rule" in vars(module)}
 
 
+class _Repeat(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, time_steps: int) -> Tensor:
+        return x.unsqueeze(0).expand(time_steps, *x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():
+            return grads[0].sum(0), None
+        return torch.sum(grads[0], 0, out=torch.empty_like(grads[0][0])), None  # plain sum(0) would lose channels-last
+
+
 def repeat(x: Tensor, time_steps: int) -> Tensor:
     """x [N, ...] at every time step, [T, N, ...], without a copy: the time axis has stride 0."""
-    return x.unsqueeze(0).expand(time_steps, *x.shape)
+    return _Repeat.apply(x, time_steps)
 
 
 def at_every_step(layer: Callable[[Tensor], Tensor], x_seq: Tensor) -> Tensor:
@@ -119,12 +134,20 @@ def at_every_step(layer: Callable[[Tensor], Tensor], x_seq: Tensor) -> Tensor:
     return layer(x_seq.flatten(0, 1)).unflatten(0, (time_steps, -1))
 
 
+def _chain(layers: list[nn.Module]) -> Callable[[Tensor], Tensor]:
+    return lambda x: reduce(lambda value, layer: layer(value), layers, x)
+
+
 class OverTime(nn.Sequential):
-    """A chain over [T, N, ...]: layers that know time get the whole sequence, others are applied to each step."""
+    """A chain over [T, N, ...]: layers that know time get the whole sequence, runs of others are applied to each step."""
 
     over_time = True
 
     def forward(self, x_seq: Tensor) -> Tensor:
-        for layer in self:
-            x_seq = layer(x_seq) if getattr(layer, "over_time", False) else at_every_step(layer, x_seq)
+        for knows_time, layers in groupby(self, lambda layer: getattr(layer, "over_time", False)):
+            if knows_time:
+                for layer in layers:
+                    x_seq = layer(x_seq)
+            else:
+                x_seq = at_every_step(_chain(list(layers)), x_seq)
         return x_seq

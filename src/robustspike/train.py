@@ -23,6 +23,7 @@ from robustspike.gradients import frozen
 from robustspike.models import SNN
 
 WEIGHTS, BEST, STATE, LOG = "weights.safetensors", "best.safetensors", "state.safetensors", "log.jsonl"
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 class TrainingError(RuntimeError):
@@ -100,7 +101,7 @@ def fit(
         schedule: "cosine" to 0, stepping once per epoch as in the papers; "one-cycle" over steps; "constant".
         crop_padding: random crop after padding by so many pixels, 0 for none.
         flip: random horizontal flip.
-        precision: of Lightning Fabric: "32-true", "bf16-mixed" (potentials and weights stay float32), "64-true".
+        precision: "32-true" or "bf16-mixed" (activations in bfloat16; potentials and weights stay float32).
         accelerator: of Lightning Fabric: "auto", "cpu", "cuda", …
         seed: of shuffling, augmentation and attacks.
         resume: continue from ``out``/state.safetensors where it exists.
@@ -140,7 +141,7 @@ def fit(
         for epoch in range(len(run.log), epochs):
             started = time.perf_counter()
             loss = run.epoch(train, epoch, lambda text: bar.update(task, advance=1, description=text))
-            accuracy = None if validation is None else clean_accuracy(run.wrapped, validation.to(fabric.device))
+            accuracy = None if validation is None else clean_accuracy(run.model, validation.to(fabric.device))
             run.log.append(
                 Epoch(epoch, loss, run.optimizer.param_groups[0]["lr"], accuracy, time.perf_counter() - started)
             )
@@ -162,6 +163,8 @@ def _check(settings: Schedule) -> None:
         raise ValueError(f"epochs and batch_size must be ≥ 1, got {settings.epochs} and {settings.batch_size}")
     if settings.optimizer not in ("sgd", "adam"):
         raise ValueError(f'optimizer must be "sgd" or "adam", got {settings.optimizer!r}')
+    if settings.precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {settings.precision!r}")
     if settings.schedule not in ("cosine", "one-cycle", "constant"):
         raise ValueError(f'schedule must be "cosine", "one-cycle" or "constant", got {settings.schedule!r}')
     if not (settings.lr > 0 and settings.weight_decay >= 0 and settings.crop_padding >= 0):
@@ -191,22 +194,21 @@ class _Run:
     def __init__(
         self, fabric: Fabric, model: nn.Module, objective: Objective, settings: Schedule, out: Path | None
     ) -> None:
-        self.model, self.objective, self.settings, self.out = model, objective, settings, out
+        self.model, self.objective, self.settings, self.out = fabric.to_device(model), objective, settings, out
         self.log: list[Epoch] = []
         if settings.optimizer == "sgd":
             made: torch.optim.Optimizer = torch.optim.SGD(
-                model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
+                model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay, fused=True
             )
         else:
-            made = torch.optim.Adam(model.parameters(), settings.lr, weight_decay=settings.weight_decay)
-        self.wrapped, self.optimizer = fabric.setup(model, made)
-        self.fabric = fabric
+            made = torch.optim.Adam(model.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True)
+        self.fabric, self.optimizer = fabric, made
 
     def epoch(self, train: Split, epoch: int, advance: Callable[[str], object]) -> float:
         """One pass over the data; returns the mean loss."""
         s = self.settings
         total, seen = 0.0, 0
-        self.wrapped.train()
+        self.model.train()
         with torch.random.fork_rng(devices=[self.fabric.device] if self.fabric.device.type == "cuda" else []):
             torch.manual_seed(s.seed * 1_000_003 + epoch)
             steps = math.ceil(len(train) / s.batch_size)
@@ -227,10 +229,11 @@ class _Run:
     def step(self, x: Tensor, y: Tensor) -> float:
         """One optimiser step; returns the loss before it. Nothing is stepped if the loss is not finite."""
         self.optimizer.zero_grad()
-        loss = self.objective(self.wrapped, x, y)
+        with self.fabric.autocast():
+            loss = self.objective(self.model, x, y)
         value = float(loss.detach())
         if math.isfinite(value):
-            self.fabric.backward(loss)
+            loss.backward()
             self.optimizer.step()
         return value
 

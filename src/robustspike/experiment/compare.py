@@ -1,0 +1,199 @@
+"""Finished evaluations of several runs, side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustspike.checkpoints import CheckpointError
+from robustspike.experiment.names import near
+from robustspike.experiment.record import RECORD, Experiment, read_experiment
+from robustspike.experiment.runs import EVALUATIONS, make_objective
+from robustspike.results import (
+    HEADER_FILE,
+    Comparison,
+    Curve,
+    Header,
+    Network,
+    Rate,
+    ResultError,
+    Summary,
+    load_outcome,
+    read_header,
+)  # fmt: skip
+from robustspike.train import LOG
+
+
+def run_folders(paths: Iterable[str | Path]) -> list[Path]:
+    """The training runs that these folders are, or hold at any depth.
+
+    Raises:
+        CheckpointError: if one of them neither is nor holds a run.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        inside = [path] if (path / RECORD).is_file() else sorted(file.parent for file in path.rglob(RECORD))
+        if not inside:
+            there = "no run in it" if path.is_dir() else "no such folder"
+            raise CheckpointError(f"{path}: {there} (no {RECORD}); make one with `robustspike train --out {path}`")
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def evaluations(run: Path) -> dict[str, Header]:
+    """The evaluations of a run, finished or not, by the names of their folders."""
+    folders = sorted(file.parent for file in (run / EVALUATIONS).glob(f"*/{HEADER_FILE}"))
+    return {folder.name: read_header(folder) for folder in folders}
+
+
+def comparison(
+    paths: Sequence[str | Path], *, evaluation: str | None = None, title: str | None = None, notes: Sequence[str] = ()
+) -> Comparison:
+    """The runs in these folders under one evaluation, each with its ε-curve where there are several radii.
+
+    Args:
+        paths: folders of runs, or folders that hold such.
+        evaluation: the folder's name in each run's ``attacks``; None: the one that most runs have, then the one with
+            most attacks, most samples, the largest ε. Other evaluations are named in the notes.
+        title: None: the networks and the data.
+        notes: to be shown first.
+
+    Raises:
+        CheckpointError: if there is no run.
+        ResultError: if a named run lacks the evaluation or has not finished it, or the runs' data or attacks differ. A
+            run that was only found inside a folder is left out instead, with a note.
+    """
+    runs = run_folders(paths)
+    named = {Path(path) for path in paths}
+    headers = {run: evaluations(run) for run in runs}
+    evaluation = evaluation or _most_telling(headers)
+    networks, problems = {}, []
+    for run in runs:
+        try:
+            networks[run] = _network(run, evaluation, headers[run])
+        except ResultError as error:
+            if run in named:
+                raise
+            problems.append(f"Left out: {error}")
+    if not networks:
+        raise ResultError("; ".join(problem.removeprefix("Left out: ") for problem in problems))
+    _check_alike(networks)
+    others = sorted({name for run in networks for name in headers[run]} - {evaluation} - _in_curves(networks, headers))
+    also = [f"Also evaluated, not in this table: {', '.join(others)}."] if others else []
+    first = next(iter(networks.values())).summary.header
+    models = list(dict.fromkeys(str(network.training["model"]) for network in networks.values()))
+    return Comparison(
+        title=title or f"{', '.join(models)} on {first.data}",
+        networks=tuple(_distinctly_named(networks)),
+        notes=(*notes, *also, *problems),
+    )
+
+
+def _most_telling(headers: dict[Path, dict[str, Header]]) -> str:
+    """The name of the evaluation to show where none is asked for."""
+    count = Counter(name for found in headers.values() for name in found)
+    if not count:
+        runs = ", ".join(map(str, headers))
+        raise ResultError(f"no evaluation in {runs}; run `robustspike attack {next(iter(headers))}` first")
+    kinds = {name: header for found in headers.values() for name, header in found.items()}
+    return max(count, key=lambda name: (count[name], len(kinds[name].members), kinds[name].n, kinds[name].eps, name))
+
+
+def _network(run: Path, evaluation: str, headers: dict[str, Header]) -> Network:
+    if evaluation not in headers:
+        hint = near(evaluation, headers) if headers else f"run `robustspike attack {run}` first"
+        raise ResultError(f"{run} has no evaluation {evaluation!r}; {hint}")
+    experiment = read_experiment(run)
+    summary = load_outcome(run / EVALUATIONS / evaluation).summary()
+    name = make_objective(experiment).name
+    return Network(
+        name=name, training=_training(run, experiment), summary=summary, curve=_curve(run, name, summary, headers)
+    )
+
+
+def _training(run: Path, experiment: Experiment) -> dict[str, Any]:
+    """The record, and what the log says of the last epoch."""
+    import json
+
+    log = run / LOG
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = {"epochs_done": len(rows), "training_seconds": sum(row["seconds"] for row in rows)}
+    last = {"validation_accuracy": rows[-1]["validation_accuracy"], "loss": rows[-1]["loss"]} if rows else {}
+    return experiment.model_dump() | done | last
+
+
+def _conditions(header: Header) -> tuple[Any, ...]:
+    """What has to be equal for figures at several ε to be one curve."""
+    members = tuple((member.attack, member.estimator) for member in header.members)
+    return (
+        header.suite,
+        header.norm,
+        members,
+        header.n,
+        header.seed,
+        header.data_fingerprint,
+        header.weights_fingerprint,
+    )
+
+
+def _curve_names(headers: dict[str, Header]) -> list[str]:
+    """The evaluations at the most radii that differ in nothing else; fewer than two are no curve."""
+    kinds: dict[tuple[Any, ...], dict[float, str]] = {}
+    for name, header in headers.items():
+        kinds.setdefault(_conditions(header), {}).setdefault(header.eps, name)
+    best = max(kinds.values(), key=len, default={})
+    return [best[eps] for eps in sorted(best)] if len(best) > 1 else []
+
+
+def _curve(run: Path, label: str, summary: Summary, headers: dict[str, Header]) -> Curve | None:
+    outcomes = []
+    for name in _curve_names(
+        {n: h for n, h in headers.items() if h.weights_fingerprint == summary.header.weights_fingerprint}
+    ):
+        try:
+            outcomes.append(load_outcome(run / EVALUATIONS / name).summary())
+        except ResultError:
+            continue  # not finished: a point less
+    if len(outcomes) < 2:
+        return None
+    header = outcomes[0].header
+    points: list[tuple[float, Rate]] = [(one.header.eps, one.robust) for one in outcomes]
+    if points[0][0] > 0:
+        points.insert(0, (0.0, outcomes[0].clean))
+    return Curve(
+        label=label, under=f"{header.suite}, n = {header.n}", norm=header.norm, seed=header.seed,
+        eps=tuple(eps for eps, _ in points), robust=tuple(robust for _, robust in points),
+    )  # fmt: skip
+
+
+def _in_curves(networks: dict[Path, Network], headers: dict[Path, dict[str, Header]]) -> set[str]:
+    return {name for run, network in networks.items() if network.curve for name in _curve_names(headers[run])}
+
+
+def _check_alike(networks: dict[Path, Network]) -> None:
+    """One table holds only figures of the same samples under the same attacks."""
+    (first, one), *rest = networks.items()
+    for run, network in rest:
+        mine, theirs = one.summary.header, network.summary.header
+        wanted = ("suite", "norm", "eps", "members", "n", "seed", "data_fingerprint")
+        differing = [name for name in wanted if getattr(mine, name) != getattr(theirs, name)]
+        if differing:
+            raise ResultError(
+                f"{first} and {run} were evaluated differently ({', '.join(differing)} differ); "
+                "report them one by one, or evaluate them alike"
+            )
+
+
+def _distinctly_named(networks: dict[Path, Network]) -> list[Network]:
+    """Objectives' names where they tell the networks apart, else with the folders' names."""
+    names = Counter(network.name for network in networks.values())
+    if max(names.values()) == 1:
+        return list(networks.values())
+    renamed = []
+    for run, network in networks.items():
+        name = f"{network.name} ({run.name})"
+        curve = network.curve and network.curve.model_copy(update={"label": name})
+        renamed.append(network.model_copy(update={"name": name, "curve": curve}))
+    return renamed

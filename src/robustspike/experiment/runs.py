@@ -1,0 +1,200 @@
+"""Training and attacking as folders: a run is a folder that knows how it was made."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+
+from robustspike.attacks import PGD, Suite
+from robustspike.balls import Linf
+from robustspike.checkpoints import CheckpointError, load_model, write_text
+from robustspike.data import DataError, DataSet, load
+from robustspike.defences import DEFENCES, Objective
+from robustspike.evaluate import evaluate
+from robustspike.experiment.names import chosen, parse_surrogate
+from robustspike.experiment.record import RECORD, Experiment, read_experiment
+from robustspike.models import MODELS, SNN
+from robustspike.results import Outcome
+from robustspike.train import BEST, STATE, WEIGHTS, Epoch, fit
+
+CHECKPOINTS = {"last": WEIGHTS, "best": BEST}
+EVALUATIONS = "attacks"
+
+
+def load_data(experiment: Experiment, source: str | None = None, test_limit: int | None = None) -> DataSet:
+    """The data of an experiment, the same samples every time; ``source`` and ``test_limit`` replace the record's."""
+    return load(
+        source or experiment.data,
+        train_limit=experiment.train_limit,
+        test_limit=experiment.test_limit if test_limit is None else test_limit,
+        validation_share=experiment.validation_share,
+        seed=experiment.seed,
+        image_size=experiment.image_size,
+    )
+
+
+def make_model(experiment: Experiment, data: DataSet) -> SNN:
+    """The untrained network; the same weights for the same seed.
+
+    Raises:
+        DataError: if images are not square.
+    """
+    height, width = data.image_size
+    if height != width:
+        raise DataError(
+            f"{data.name}: expected square images, got {height} × {width}; resize them, for a folder with --image-size"
+        )
+    torch.manual_seed(experiment.seed)
+    return MODELS[experiment.model](
+        num_classes=data.num_classes, time_steps=experiment.time_steps, in_channels=data.channels, image_size=height,
+        mean=data.mean, std=data.std, encoder=experiment.encoder, leak=experiment.leak, threshold=experiment.threshold,
+        reset=experiment.reset, surrogate=parse_surrogate(experiment.surrogate),
+    )  # fmt: skip
+
+
+def make_objective(experiment: Experiment) -> Objective:
+    """The training objective, given those of the experiment's settings that it takes."""
+    attack = PGD(Linf(experiment.train_eps), experiment.train_steps, experiment.train_step_size)
+    options = {"attack": attack} | {name: getattr(experiment, name) for name in ("weight", "h", "classes", "penalty")}
+    builder = DEFENCES[experiment.defence]
+    takes = inspect.signature(builder).parameters
+    return builder(**{name: value for name, value in options.items() if name in takes})
+
+
+def device(accelerator: str) -> torch.device:
+    """The device that Lightning Fabric picks for "auto", "cpu", "cuda", …
+
+    Raises:
+        ValueError: if there is no such device here.
+    """
+    try:
+        return Fabric(accelerator=accelerator, devices=1).device
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"accelerator {accelerator!r} cannot be used here ({error}); use auto or cpu") from None
+
+
+def _claim(experiment: Experiment, out: Path, resume: bool) -> None:
+    """Refuse a folder that holds another run, or this run unless it is to be resumed."""
+    if not any((out / name).exists() for name in (WEIGHTS, STATE)):
+        return
+    if not resume:
+        raise CheckpointError(
+            f"{out} holds a training run already; go on with it (--resume), or choose another folder (--out)"
+        )
+    theirs, mine = read_experiment(out).model_dump(), experiment.model_dump()
+    differing = [f"{name} {theirs[name]} (not {mine[name]})" for name in mine if mine[name] != theirs[name]]
+    differing = [text for text in differing if not text.startswith("accelerator ")]
+    if differing:
+        raise CheckpointError(f"{out} holds a run with {', '.join(differing)}; choose another folder (--out)")
+
+
+def train(experiment: Experiment, out: str | Path, *, resume: bool = False, progress: bool = True) -> list[Epoch]:
+    """Train a network and leave its folder: experiment.yaml, weights, log (see :func:`robustspike.fit`).
+
+    Args:
+        experiment: the whole run as one record.
+        out: its folder.
+        resume: go on with the run that is there, if it is the same.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        One record per epoch.
+
+    Raises:
+        ValueError: unfit data or settings.
+        CheckpointError: if the folder holds another run, or this one and ``resume`` is False.
+        TrainingError: when the loss is not finite; the last good checkpoint stays and is named.
+    """
+    out = Path(out)
+    _claim(experiment, out, resume)
+    data, objective = load_data(experiment), make_objective(experiment)
+    device(experiment.accelerator)
+    model = make_model(experiment, data)
+    write_text(out / RECORD, experiment.yaml())
+    return fit(
+        model, data.train, objective,
+        epochs=experiment.epochs, out=out, validation=data.validation, batch_size=experiment.batch_size,
+        optimizer=experiment.optimizer, lr=experiment.lr, momentum=experiment.momentum,
+        weight_decay=experiment.weight_decay, schedule=experiment.schedule, crop_padding=experiment.crop_padding,
+        flip=experiment.flip, precision=experiment.precision, accelerator=experiment.accelerator,
+        seed=experiment.seed, resume=resume, progress=progress,
+    )  # fmt: skip
+
+
+def evaluation_name(
+    suite: Suite, split: str = "test", limit: int | None = None, checkpoint: str = "last", seed: int = 0,
+    survivors_only: bool = True,
+) -> str:  # fmt: skip
+    """A folder name that tells evaluations apart: suite, norm, ε, and whatever is not the usual.
+
+    Example:
+        >>> evaluation_name(suites.liu2024("8/255"), limit=100)
+        'liu2024-Linf-0.03137-n100'
+    """
+    ball = suite.ball
+    parts = [suite.name, *([ball.norm, f"{ball.eps:.4g}"] if ball else [])]
+    unusual = {
+        split: split != "test",
+        f"n{limit}": limit is not None,
+        checkpoint: checkpoint != "last",
+        f"seed{seed}": seed != 0,
+        "each": not survivors_only,
+    }
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([*parts, *(name for name, shown in unusual.items() if shown)]))
+
+
+def attack(
+    run: str | Path,
+    suite: Suite,
+    *,
+    split: Literal["test", "validation"] | str = "test",
+    limit: int | None = None,
+    checkpoint: str = "last",
+    data: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    batch_size: int = 256,
+    survivors_only: bool = True,
+    accelerator: str = "auto",
+    progress: bool = True,
+) -> Outcome:
+    """Attack a trained network on its own data.
+
+    Args:
+        run: the folder of a training run.
+        suite: attacks on one ball, see :func:`make_suite`.
+        split: "test" or "validation".
+        limit: so many samples of the split, for the test split stratified by class; None: all.
+        checkpoint: "last", or "best" by validation accuracy.
+        data: where the data is now, if no longer where the record says.
+        out: folder of the evaluation; None: ``run/attacks/<suite>-<norm>-<eps>``.
+        resume, seed, batch_size, survivors_only, progress: see :func:`robustspike.evaluate`.
+        accelerator: "auto", "cpu", "cuda", …
+
+    Raises:
+        CheckpointError: if the run or its weights are missing, damaged or foreign.
+        ResultError: if ``out`` holds another evaluation, or one is there and ``resume`` is False.
+        ValueError: data that does not fit the network, an empty split.
+    """
+    experiment = read_experiment(run)
+    if split not in ("test", "validation"):
+        raise ValueError(f'split must be "test" or "validation", got {split!r}')
+    weights = Path(run) / chosen("checkpoint", checkpoint, CHECKPOINTS)
+    model = load_model(weights).to(device(accelerator))
+    of_test = split == "test"
+    whole = load_data(experiment, data, limit if of_test else None)
+    samples = getattr(whole, split)
+    if limit is not None and not of_test:
+        samples = samples.subset(limit)
+    name = evaluation_name(suite, split, limit, checkpoint, seed, survivors_only)
+    return evaluate(
+        model, samples, suite, out=Path(run) / EVALUATIONS / name if out is None else out, resume=resume, seed=seed,
+        batch_size=batch_size, survivors_only=survivors_only, progress=progress,
+        model_name=f"{experiment.model} {make_objective(experiment).name}", data_name=f"{whole.name} {split}",
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+"""The page: what the template is given, and the file it becomes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from robustspike.report.colours import DARK, LIGHT
+from robustspike.report.figures import NARROW, WIDE, Drawing, bars, curves
+from robustspike.report.words import conditions, differences, doubts_of, epsilon, is_suspect, norm_symbol, percent, ranking
+from robustspike.results import Comparison, Network, Rate
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of a table of settings."""
+
+    name: str
+    value: str
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[Setting]:
+    """Nested settings as lines, ``optimizer.lr`` for ``{"optimizer": {"lr": ...}}``."""
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            yield Setting(f"{prefix}{key}", text)
+
+
+def evaluation_settings(network: Network) -> list[Setting]:
+    """Everything of the header but the members, which have a list of their own."""
+    header = network.summary.header.model_dump(exclude={"members"})
+    versions = header.pop("versions")
+    return list(flat({**header, "versions": versions}))
+
+
+def attacks_of(comparison: Comparison) -> list[str]:
+    """The attacks that at least one network has an accuracy for, in the order in which they appear."""
+    return list(dict.fromkeys(name for network in comparison.networks for name in network.summary.by_attack))
+
+
+def drawn(comparison: Comparison) -> dict[str, tuple[Drawing, Drawing] | None]:
+    """Each figure for a wide and for a narrow screen; no curves where no network has one."""
+    networks = comparison.networks
+    has_curve = any(network.curve for network in networks)
+    return {
+        "curves": (curves(networks, WIDE), curves(networks, NARROW)) if has_curve else None,
+        "bars": (bars(networks, WIDE), bars(networks, NARROW)),
+    }
+
+
+def environment() -> Environment:
+    """Jinja with everything escaped and no forgotten name."""
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(percent=percent, epsilon=epsilon, markup=Markup)
+    return made
+
+
+def html_of(comparison: Comparison) -> str:
+    """One self-contained page: no script, font, style or image from elsewhere; equal records give equal text.
+
+    Raises:
+        ValueError: if there is no network to show.
+    """
+    if not comparison.networks:
+        raise ValueError("expected a comparison of at least one network, got none; evaluate a network first")
+    headers = [network.summary.header for network in comparison.networks]
+    return (
+        environment()
+        .get_template("page.html.jinja")
+        .render(
+            comparison=comparison,
+            networks=comparison.networks,
+            attacks=attacks_of(comparison),
+            best=max(network.summary.robust.value for network in comparison.networks),
+            differences=differences(headers),
+            conditions=conditions,
+            norm_symbol=norm_symbol,
+            doubts=[doubts_of(network) for network in comparison.networks],
+            ranking=ranking(comparison.networks),
+            settings=[evaluation_settings(network) for network in comparison.networks],
+            training=[list(flat(network.training)) for network in comparison.networks],
+            figures=drawn(comparison),
+            colours=list(zip(LIGHT, DARK, strict=True)),
+            span=span,
+            is_suspect=is_suspect,
+        )
+        + "\n"
+    )
+
+
+def span(rate: Rate) -> str:
+    """The interval alone, as in the text form of a rate."""
+    return f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+
+
+def write_html(comparison: Comparison, path: str | Path) -> None:
+    """Write the page; a file that was there is replaced only once the new one is complete.
+
+    Args:
+        comparison: the networks and their figures.
+        path: the file; its folder is made where missing.
+    """
+    target = Path(path)
+    text = html_of(comparison)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
