@@ -21,6 +21,12 @@ DEFENCES = ("vanilla", "at", "sr", "sr-star")
 ORDER = (("vanilla", "SR"), ("vanilla", "AT"), ("SR", "SR*"), ("AT", "SR*"))
 CURVE_EPS = (0.05, 0.1, 0.15, 0.2, 0.3)
 
+# A toy run that says nothing about robustness: it shows that the demo runs.
+QUICK: dict[str, Any] = {
+    "train_limit": 64, "test_limit": 20, "epochs": 1, "time_steps": 2, "train_steps": 1,
+    "curve_eps": (0.1, 0.2), "curve_limit": 10,
+}  # fmt: skip
+
 
 def pgd_suite(eps: float) -> Suite:
     """Liu's PGD-10 under the four estimators, without the one-step attacks."""

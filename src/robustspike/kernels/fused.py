@@ -39,16 +39,25 @@ class Eager:
 
     def backward(self, grad: Tensor, currents: Tensor, neuron: Neuron) -> Tensor:
         u = loop.potentials(currents, neuron.leak, neuron.threshold, neuron.hard_reset)
-        slope = neuron.surrogate.slope(u - neuron.threshold)
-        s = (u >= neuron.threshold).to(u.dtype)
-        if neuron.hard_reset:
-            dv_du = 1 - s if neuron.detach_reset else 1 - s - u * slope
-        else:
-            dv_du = torch.ones_like(u) if neuron.detach_reset else 1 - neuron.threshold * slope
-        grad_u = slope.mul_(grad)
-        for t in range(len(u) - 2, -1, -1):
-            grad_u[t].addcmul_(grad_u[t + 1] * neuron.leak, dv_du[t])
-        return grad_u.to(grad.dtype)
+        out = torch.empty_like(u, dtype=grad.dtype)
+        grad_v: Tensor | None = None
+        for t in range(len(u) - 1, -1, -1):
+            slope = neuron.surrogate.slope(u[t] - neuron.threshold)
+            if grad_v is None:
+                grad_u = slope * grad[t]
+            else:
+                grad_u = grad_v.mul_(_reset_derivative(u[t], slope, neuron)).addcmul_(slope, grad[t].to(slope.dtype))
+            out[t] = grad_u
+            grad_v = grad_u.mul_(neuron.leak)
+        return out
+
+
+def _reset_derivative(u: Tensor, slope: Tensor, neuron: Neuron) -> Tensor:
+    """∂v[t]/∂u[t] of one step."""
+    if neuron.hard_reset:
+        below = (u < neuron.threshold).to(u.dtype)
+        return below if neuron.detach_reset else below.addcmul_(u, slope, value=-1)
+    return torch.ones_like(u) if neuron.detach_reset else 1 - neuron.threshold * slope
 
 
 class _Fire(torch.autograd.Function):

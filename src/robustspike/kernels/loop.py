@@ -31,11 +31,10 @@ def fire(
 def potentials(currents: Tensor, leak: float, threshold: float, hard_reset: bool) -> Tensor:
     """The membrane potentials u [T, N, ...] just before firing, without gradient."""
     with torch.no_grad():
-        v = torch.zeros_like(currents[0], dtype=potential_type(currents))
-        charged = []
-        for current in currents.to(v.dtype):
-            u = leak * v + current
-            s = (u >= threshold).to(u.dtype)
-            v = u * (1 - s) if hard_reset else u - threshold * s
-            charged.append(u)
-        return torch.stack(charged)
+        u = torch.empty(currents.shape, dtype=potential_type(currents), device=currents.device)
+        u[0] = currents[0]
+        for t in range(1, len(u)):
+            reset = u[t - 1] * (u[t - 1] < threshold) if hard_reset else u[t - 1] - threshold * (u[t - 1] >= threshold)
+            torch.mul(reset, leak, out=u[t])
+            u[t] += currents[t]
+        return u

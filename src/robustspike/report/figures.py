@@ -27,7 +27,7 @@ class Format:
     characters: int
 
 
-WIDE, NARROW = Format("wide", 760, 30), Format("narrow", 340, 13)
+WIDE, NARROW = Format("wide", 940, 30), Format("narrow", 340, 13)
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def blank(width: float, height: float, left: float, right: float, bottom: float,
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
-    axes.tick_params(colors=INK, length=0, labelsize=12)
-    axes.tick_params(axis="x", pad=6)
+    axes.tick_params(colors=INK, length=0, labelsize=13)
+    axes.tick_params(axis="both", pad=6)
     return figure, axes
 
 
@@ -88,8 +88,8 @@ def curves(networks: Sequence[Network], form: Format) -> Drawing:
     """Robust accuracy against ε: a line with its 95 % band for each network that has a curve, labelled at its end."""
     shown = [(i, network.curve) for i, network in enumerate(networks) if network.curve is not None]
     names = short_names([networks[i].name for i, _ in shown], form.characters)
-    right = 34 + 6.6 * max(len(name) for name in names)
-    height = max(400 if form is WIDE else 340, LINE * len(shown) + 80)
+    right = 34 + 7 * max(len(name) for name in names)
+    height = max(420 if form is WIDE else 340, LINE * len(shown) + 80)
     with plain_style():
         figure, axes = blank(form.width, height, 50, right, 50)
         for i, curve in shown:
@@ -98,7 +98,7 @@ def curves(networks: Sequence[Network], form: Format) -> Drawing:
         limit = max(max(curve.eps) for _, curve in shown) or 1.0
         label_ends(axes, ordered(shown), names, spread(ends, LINE * 100 / (height - 62), 0, 100), limit)
         axes.set(ylim=(0, 100), xlim=(0, limit))
-        axes.set_ylabel("robust accuracy in %", color=INK, fontsize=12)
+        axes.set_ylabel("robust accuracy in %", color=INK, fontsize=13)
         axes.set_yticks(range(0, 101, 20))
         axes.grid(axis="y", color=GRID, linewidth=1)
         axes.set_axisbelow(True)
@@ -151,7 +151,7 @@ def label_ends(
         axes.plot(x, [end[1], y], color=series(i), linewidth=0.8, alpha=0.6, clip_on=False)
         marker = MARKERS[i % len(MARKERS)]
         axes.plot(x[1], y, color=series(i), marker=marker, markersize=6, markeredgewidth=0, clip_on=False)
-        axes.text(x[1] + 8 * pixel, y, name, color=INK, fontsize=12, va="center_baseline")
+        axes.text(x[1] + 8 * pixel, y, name, color=INK, fontsize=13, va="center_baseline")
 
 
 def label_epsilon(axes: Axes, shown: Sequence[Curve], form: Format) -> None:
@@ -164,8 +164,9 @@ def label_epsilon(axes: Axes, shown: Sequence[Curve], form: Format) -> None:
         axes.set_xticks(values, [f"{round(255 * eps)}/255" if eps else "0" for eps in values])
     else:
         axes.locator_params(axis="x", nbins=fewest - 1)
+        axes.xaxis.set_major_formatter("{x:.4g}")
     unit = "pixel units" if form is NARROW else "pixel units (1 is a pixel's whole range)"
-    axes.set_xlabel(f"{norms} radius ε in {unit}", color=INK, fontsize=12)
+    axes.set_xlabel(f"{norms} radius ε in {unit}", color=INK, fontsize=13)
 
 
 def curves_in_words(shown: Sequence[tuple[str, Curve]]) -> str:
@@ -186,7 +187,7 @@ def falls(curve: Curve) -> bool:
 def bars(networks: Sequence[Network], form: Format) -> Drawing:
     """The worst case of each network as a bar with its 95 % interval, and a tick where its clean accuracy lies."""
     names = short_names([network.name for network in networks], form.characters)
-    left = 14 + 6.8 * max(len(name) for name in names)
+    left = 18 + 7.4 * max(len(name) for name in names)
     step = 34
     with plain_style():
         figure, axes = blank(form.width, step * len(networks) + 56, left, 64, 44)
@@ -201,11 +202,11 @@ def bars(networks: Sequence[Network], form: Format) -> Drawing:
             axes.plot([100 * clean.value] * 2, [i - 0.36, i + 0.36], color=series(i), linewidth=2.5, clip_on=False)
             axes.annotate(
                 f"{percent(robust.value)} %", (1, i), xytext=(10, 0), xycoords=("axes fraction", "data"),
-                textcoords="offset points", color=INK, fontsize=12, va="center_baseline",
+                textcoords="offset points", color=INK, fontsize=13, va="center_baseline",
             )  # fmt: skip
         axes.set_yticks(range(len(networks)), names)
         axes.set_xticks(range(0, 101, 20))
-        axes.set_xlabel("accuracy in %", color=INK, fontsize=12)
+        axes.set_xlabel("accuracy in %", color=INK, fontsize=13)
         alt = bars_in_words(networks)
         return Drawing(inline(figure, f"bars-{form.name}", alt), alt)
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from robustspike.report.colours import DARK, LIGHT
 from robustspike.report.figures import NARROW, WIDE, Drawing, bars, curves
 from robustspike.report.words import conditions, differences, doubts_of, epsilon, is_suspect, norm_symbol, percent, ranking
-from robustspike.results import Comparison, Network, Rate
+from robustspike.results import Comparison, Curve, Network, Rate
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,20 @@ def evaluation_settings(network: Network) -> list[Setting]:
 
 
 def attacks_of(comparison: Comparison) -> list[str]:
-    """The attacks that at least one network has an accuracy for, in the order in which they appear."""
-    return list(dict.fromkeys(name for network in comparison.networks for name in network.summary.by_attack))
+    """The attacks of all networks in the order in which they ran."""
+    summaries = [network.summary for network in comparison.networks]
+    ran = [member.attack for summary in summaries for member in summary.header.members]
+    return list(dict.fromkeys([*ran, *(name for summary in summaries for name in summary.by_attack)]))
+
+
+def radii_of(comparison: Comparison) -> list[float]:
+    """Every ε at which some curve has a point, from the smallest."""
+    return sorted({eps for network in comparison.networks if network.curve for eps in network.curve.eps})
+
+
+def point(curve: Curve, eps: float) -> Rate | None:
+    """The curve's figure at ε, if it has one."""
+    return dict(zip(curve.eps, curve.robust, strict=True)).get(eps)
 
 
 def drawn(comparison: Comparison) -> dict[str, tuple[Drawing, Drawing] | None]:
@@ -79,6 +91,7 @@ def html_of(comparison: Comparison) -> str:
     """
     if not comparison.networks:
         raise ValueError("expected a comparison of at least one network, got none; evaluate a network first")
+    attacks = attacks_of(comparison)
     headers = [network.summary.header for network in comparison.networks]
     return (
         environment()
@@ -86,7 +99,8 @@ def html_of(comparison: Comparison) -> str:
         .render(
             comparison=comparison,
             networks=comparison.networks,
-            attacks=attacks_of(comparison),
+            attacks=attacks,
+            missing=any(name not in n.summary.by_attack for n in comparison.networks for name in attacks),
             best=max(network.summary.robust.value for network in comparison.networks),
             differences=differences(headers),
             conditions=conditions,
@@ -97,6 +111,8 @@ def html_of(comparison: Comparison) -> str:
             training=[list(flat(network.training)) for network in comparison.networks],
             figures=drawn(comparison),
             colours=list(zip(LIGHT, DARK, strict=True)),
+            radii=radii_of(comparison),
+            point=point,
             span=span,
             is_suspect=is_suspect,
         )

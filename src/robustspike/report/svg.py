@@ -75,7 +75,7 @@ def _at_home(element: ElementTree.Element, prefix: str, used: set[str]) -> None:
             kept["href"] = f"#{prefix}-{value.removeprefix('#')}"
         else:
             value = _REFERENCE.sub(lambda found: f"url(#{prefix}-{found[1]})", value)
-            kept[_local(name)] = with_variables(value)
+            kept[_local(name)] = with_variables(" ".join(value.split()))
     if "style" in kept:
         kept["style"] = _FONT_FAMILY.sub(lambda f: f"font-size: {f[1]};" if f[1] else "", kept["style"]).strip()
     element.attrib.clear()

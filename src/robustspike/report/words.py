@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from robustspike.results import Header, MemberSummary, Network
 
 SUSPICIOUS_SHARE = 0.05
+STILL = "There the attack stood still: try a wider surrogate or another estimator before believing that the network held."
+BLIND = "There the attack was blind: look for an overflow, or attack in float32."
+OUTSIDE = "Such samples lie outside the threat model: the figure says nothing about this ε."
 
 
 def percent(value: float) -> str:
@@ -22,8 +25,8 @@ def norm_symbol(norm: str) -> str:
 
 
 def is_pixel_fraction(eps: float) -> bool:
-    """Whether ε is a whole number of the 255 grey levels."""
-    return eps > 0 and abs(255 * eps - round(255 * eps)) < 1e-6 and round(255 * eps) > 0
+    """Whether ε is best said as k/255: a whole number of grey levels, and no round decimal (0.2 is 51/255 as well)."""
+    return 0 < eps < 1 and abs(255 * eps - round(255 * eps)) < 1e-6 and abs(eps - round(eps, 4)) > 1e-9
 
 
 def epsilon(eps: float, norm: str = "Linf") -> str:
@@ -33,7 +36,7 @@ def epsilon(eps: float, norm: str = "Linf") -> str:
         >>> epsilon(8 / 255), epsilon(0.1), epsilon(1.0, "L2")
         ('8/255 (0.03137)', '0.1', '1')
     """
-    if norm == "Linf" and is_pixel_fraction(eps) and eps < 1:
+    if norm == "Linf" and is_pixel_fraction(eps):
         return f"{round(255 * eps)}/255 ({eps:.4g})"
     return "none given" if math.isnan(eps) else f"{eps:.4g}"
 
@@ -77,10 +80,10 @@ def ranking(networks: Sequence[Network]) -> str:
 
 @dataclass(frozen=True)
 class Doubt:
-    """One reason not to trust a member's figure."""
+    """One reason not to trust the figures of a network, the attacks that it concerns, and what to do."""
 
-    member: str
     evidence: str
+    members: list[str]
     remedy: str
 
 
@@ -109,19 +112,12 @@ def is_suspect(member: MemberSummary, eps: float) -> Suspect:
 
 def doubts_of(network: Network) -> list[Doubt]:
     """What speaks against the figures of a network: dead or undefined gradients, steps that left the ball."""
-    eps, found = network.summary.header.eps, []
-    for member in network.summary.members:
-        name, suspect = name_of(member), is_suspect(member, eps)
-        if suspect.zero:
-            found.append(Doubt(name, f"{percent(member.zero_share)} % of its gradients were zero", ZERO_REMEDY))
-        if suspect.nan:
-            found.append(Doubt(name, f"{percent(member.nan_share)} % of its gradients were NaN", NAN_REMEDY))
-        if suspect.distance:
-            moved = f"it moved a sample by {member.largest_distance:.5f}, more than ε = {eps:.5f}"
-            found.append(Doubt(name, moved, DISTANCE_REMEDY))
-    return found
-
-
-ZERO_REMEDY = "The attack stood still: try a wider surrogate or another estimator before believing that the network held."
-NAN_REMEDY = "The attack was blind there: look for overflow, or attack in float32."
-DISTANCE_REMEDY = "Such a sample lies outside the threat model: the figure says nothing about this ε."
+    eps = network.summary.header.eps
+    members = [(m, name_of(m), is_suspect(m, eps)) for m in network.summary.members]
+    left = f"samples moved further than ε = {eps:.5f} in"
+    found = [
+        Doubt("gradients were zero in", [f"{n} ({percent(m.zero_share)} %)" for m, n, s in members if s.zero], STILL),
+        Doubt("gradients were NaN in", [f"{n} ({percent(m.nan_share)} %)" for m, n, s in members if s.nan], BLIND),
+        Doubt(left, [f"{n} ({m.largest_distance:.5f})" for m, n, s in members if s.distance], OUTSIDE),
+    ]
+    return [doubt for doubt in found if doubt.members]
