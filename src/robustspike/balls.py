@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Protocol
 
 import torch
@@ -38,7 +37,11 @@ def parse_eps(eps: float | str) -> float:
         0.2
     """
     try:
-        value = float(Fraction(eps.replace(" ", ""))) if isinstance(eps, str) else float(eps)
+        if isinstance(eps, str):
+            numerator, denominator = (*map(float, eps.split("/")), 1.0)[:2] if eps.count("/") < 2 else ()
+            value = numerator / denominator
+        else:
+            value = float(eps)
     except (ValueError, ZeroDivisionError, TypeError):
         raise ValueError(f'eps must be a number or a fraction like "8/255", got {eps!r}') from None
     if not (math.isfinite(value) and value >= 0):
@@ -67,7 +70,7 @@ class Linf:
     def __init__(self, eps: float | str) -> None:
         value = parse_eps(eps)
         if value > 1:
-            raise ValueError(f'eps={eps} is larger than the pixel range [0, 1]; did you mean "{eps}/255"?')
+            raise ValueError(f'eps={eps} is larger than the pixel range [0, 1]; did you mean "{value:g}/255"?')
         object.__setattr__(self, "eps", value)
 
     @property

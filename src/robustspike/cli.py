@@ -117,10 +117,9 @@ def _takes_experiment(command: Callable[..., None]) -> Callable[..., None]:
     for name, field in Experiment.model_fields.items():
         kinds = {field.annotation, *get_args(field.annotation)}
         kind = next((kind for kind in (bool, int, float) if kind in kinds), str)
-        default = "from the recipe" if field.is_required() else str(field.default)
-        option = typer.Option(
-            help=field.description, rich_help_panel=panels[name], show_default=False if default == "None" else default
-        )
+        default = "from the recipe" if field.is_required() else field.default
+        told = "" if default is None else f" Default: {default}."
+        option = typer.Option(help=f"{field.description}{told}", rich_help_panel=panels[name], show_default=False)
         annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
         flags.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
@@ -265,7 +264,7 @@ def list_command(
         if what in (None, section):
             _say(section)
             for name, thing in table.items():
-                _say(f"  {name:<16} {(inspect.getdoc(thing) or '').splitlines()[0]}")
+                _say(f"  {name:<16} {_first_line(thing)}")
 
 
 @app.command("report")
@@ -300,6 +299,11 @@ def report_command(
 
 def _say(text: str) -> None:
     Console().print(Text(text), soft_wrap=True)
+
+
+def _first_line(thing: object) -> str:
+    """The first line of a docstring without its markup."""
+    return re.sub(r":\w+:|`", "", (inspect.getdoc(thing) or "").partition("\n")[0])
 
 
 def _slug(*parts: object) -> str:

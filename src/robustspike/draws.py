@@ -78,8 +78,9 @@ class Draws:
         return _hash(self.keys[:, None] + _GOLDEN * positions[None]).reshape(len(self.keys), *shape)
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Uniform on [0, 1) with 24 bits, exact in float32 and float64 alike; [N, *shape]."""
-        return _shift(self.bits(shape), 40).to(dtype) * 2.0**-24
+        """Uniform on [0, 1) with 24 bits, equal in float32 and float64 (8 and 11 in the 16-bit types); [N, *shape]."""
+        bits = {torch.bfloat16: 8, torch.float16: 11}.get(dtype, 24)
+        return (_shift(self.bits(shape), 64 - bits).to(torch.float64) * 2.0**-bits).to(dtype)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal by Box and Muller's transform; [N, *shape]."""
@@ -106,8 +107,8 @@ def sampling(draws: Draws | None) -> Iterator[None]:
 
 
 def uniform_per_step(x: Tensor, time_steps: int) -> Tensor:
-    """Uniform numbers [T, N, ...] for inputs x [N, ...]: from the streams in force, else from PyTorch's generator."""
+    """Uniform float32 numbers [T, N, ...] for x [N, ...]: from the streams in force, else from PyTorch's generator."""
     draws = _current.get()
     if draws is None:
-        return torch.rand((time_steps, *x.shape), device=x.device, dtype=x.dtype)
-    return draws.uniform((time_steps, *x.shape[1:]), x.dtype).transpose(0, 1)
+        return torch.rand((time_steps, *x.shape), device=x.device)
+    return draws.uniform((time_steps, *x.shape[1:])).transpose(0, 1)

@@ -55,7 +55,7 @@ class Poisson(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x_seq = repeat(x, self.time_steps)
-        spikes = (uniform_per_step(x.detach(), self.time_steps) < x_seq.detach()).to(x.dtype)
+        spikes = (uniform_per_step(x.detach(), self.time_steps) < x_seq.detach()).to(x.dtype)  # compared in float32
         return with_slope(spikes, x_seq, torch.ones_like(spikes))
 
     def rate(self, x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class Poisson(nn.Module):
 class Phase(nn.Module):
     """Weighted phase coding: step t carries bit_t(x)·2^−(1 + (t−1) mod K), most significant bit first.
 
-    x is rounded to K bits, q = round((2^K − 1)·x). The differentiable stand-in for step t is x·(1 − 2^−K)·w_t / Σw, that
+    x is rounded to K bits, q = round((2^K − 1)·x), clipped to 0 … 2^K − 1. The differentiable stand-in for step t is x·(1 − 2^−K)·w_t / Σw, that
     is slope w_t = 2^−(1 + (t−1) mod K) up to 2^−K: over one period the stand-in sums to x·(1 − 2^−K), which is what the
     bits sum to, so the gradient of a period is that of the identity.
 
@@ -92,7 +92,8 @@ class Phase(nn.Module):
         self.register_buffer("weights", 2.0 ** -(1.0 + phase), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        q = (x.detach() * (2**self.phases - 1)).round().to(torch.int64)
+        largest = 2**self.phases - 1
+        q = (x.detach() * largest).round().clamp(0, largest).to(torch.int64)
         shifts = [self.phases - 1 - t % self.phases for t in range(self.time_steps)]
         bits = torch.stack([(q >> shift) & 1 for shift in shifts]).to(x.dtype)
         weights = self.weights.to(x.dtype).reshape(-1, *[1] * x.dim())

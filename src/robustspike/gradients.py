@@ -132,6 +132,8 @@ def estimating(model: nn.Module, estimator: Estimator) -> Iterator[None]:
         >>> with estimating(model, RGA()):
         ...     logits = model(torch.rand(1, 1, 8, 8))
     """
+    if isinstance(estimator, type):
+        raise ValueError(f"estimator must be an instance such as {estimator.__name__}(), got the class {estimator.__name__}")
     layers: list[Any] = list(spiking_layers(model).values())
     if not layers and estimator != BPTT():
         raise ValueError(

@@ -73,8 +73,8 @@ class LIF(nn.Module):
         super().__init__()
         if not 0 <= leak <= 1:
             raise ValueError(f"leak must lie in [0, 1] (1: no leak), got {leak}")
-        if not threshold > 0:
-            raise ValueError(f"threshold must be positive, got {threshold}")
+        if not 0 < threshold < float("inf"):
+            raise ValueError(f"threshold must be positive and finite, got {threshold}")
         if reset not in ("hard", "soft"):
             raise ValueError(f'reset must be "hard" or "soft", got {reset!r}')
         self.leak, self.threshold, self.reset, self.detach_reset = leak, threshold, reset, detach_reset

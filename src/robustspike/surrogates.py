@@ -62,8 +62,7 @@ class Sigmoid:
         _positive(sharpness=self.sharpness)
 
     def slope(self, d: Tensor) -> Tensor:
-        s = torch.sigmoid(self.sharpness * d)
-        return self.sharpness * s * (1 - s)
+        return self.sharpness * torch.sigmoid(self.sharpness * d) * torch.sigmoid(-self.sharpness * d)
 
 
 @dataclass(frozen=True)

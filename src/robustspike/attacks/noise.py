@@ -14,6 +14,11 @@ from robustspike.draws import Draws, sampling
 from robustspike.gradients import frozen
 
 
+def _at_least_one(tries: int) -> None:
+    if tries < 1:
+        raise ValueError(f"tries must be ≥ 1, got {tries}")
+
+
 def _first_error(
     model: nn.Module, x: Tensor, y: Tensor, draws: Draws, tries: int, perturb: Callable[[Tensor, Draws], Tensor]
 ) -> Attempt:
@@ -43,6 +48,9 @@ class UniformNoise:
     ball: Ball
     tries: int = 1
 
+    def __post_init__(self) -> None:
+        _at_least_one(self.tries)
+
     @property
     def name(self) -> str:
         return "uniform noise" if self.tries == 1 else f"uniform noise ×{self.tries}"
@@ -68,6 +76,9 @@ class GaussianNoise:
 
     ball: Ball
     tries: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.tries)
 
     @property
     def name(self) -> str:

@@ -27,7 +27,8 @@ class PGD:
         loss: of (logits [N, K], y [N]) to [N], ascended.
         samples: gradients of so many fresh draws of a stochastic model are averaged before the step is taken.
         early_stop: keep the first iterate that the model errs on and spend nothing more on that sample. Evaluations want
-            it (a sample once broken is broken); training does not.
+            it (a sample once broken is broken); training does not. Ignored where the logits seen are not the model's own
+            (CBA) or one lucky draw could end the attack (a model with ``stochastic`` = True).
 
     Raises:
         ValueError: for fewer than one step, restart or draw, or a step size that is not positive.
@@ -85,7 +86,7 @@ class PGD:
         return attempt
 
     def _climb(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, todo: Tensor, attempt: Attempt) -> None:
-        stop = self.early_stop and self.estimator.exact
+        stop = self.early_stop and self.estimator.exact and not getattr(model, "stochastic", False)
         step_size = 2.5 * self.ball.eps / self.steps if self.step_size is None else self.step_size
         here = self._start(x[todo], draws[todo])
         for step in range(self.steps):

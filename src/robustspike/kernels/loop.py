@@ -34,7 +34,8 @@ def potentials(currents: Tensor, leak: float, threshold: float, hard_reset: bool
         u = torch.empty(currents.shape, dtype=potential_type(currents), device=currents.device)
         u[0] = currents[0]
         for t in range(1, len(u)):
-            reset = u[t - 1] * (u[t - 1] < threshold) if hard_reset else u[t - 1] - threshold * (u[t - 1] >= threshold)
-            torch.mul(reset, leak, out=u[t])
+            s = (u[t - 1] >= threshold).to(u.dtype)
+            v = u[t - 1] * (1 - s) if hard_reset else u[t - 1] - threshold * s
+            torch.mul(v, leak, out=u[t])
             u[t] += currents[t]
         return u

@@ -33,6 +33,7 @@ from robustspike.surrogates import (
 
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
 _VARIANTS = (("-fopenmp", "-DVECTOR_EXP", "-lmvec"), ("-fopenmp",), ())  # tried in this order
+_PER_THREAD = 32768  # elements that make another thread worth waking
 _TYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
 # Kind as in neuron.c, then its two constants.
@@ -142,7 +143,7 @@ class Native:
         kind, a, b = _CONSTANTS[type(neuron.surrogate)](neuron.surrogate)
         constants = _Constants(
             neuron.leak, neuron.threshold, a, b, len(out), out[0].numel(), kind,
-            neuron.hard_reset, neuron.detach_reset, torch.get_num_threads(),
+            neuron.hard_reset, neuron.detach_reset, min(torch.get_num_threads(), 1 + out.numel() // _PER_THREAD),
         )  # fmt: skip
         arguments: list[object] = []
         for x in arrays:

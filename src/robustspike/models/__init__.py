@@ -24,7 +24,7 @@ def build(record: dict[str, Any]) -> SNN:
     """The untrained network of a record that :meth:`Settings.record` wrote.
 
     Raises:
-        ValueError: for a network that this version does not know.
+        ValueError: for a network or a setting that this version does not know.
     """
     if record.get("name") not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}; got {record.get('name')!r}")

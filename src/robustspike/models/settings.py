@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from torch import nn
@@ -50,6 +50,8 @@ class Settings:
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name} must be a whole number ≥ 1, got {value!r}")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise ValueError(f"std must be positive for every channel, got {list(self.std)}")
         if self.encoder not in ENCODERS:
             raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}; got {self.encoder!r}")
 
@@ -73,6 +75,10 @@ class Settings:
 
 def from_record(record: dict[str, Any]) -> Settings:
     """The settings that :meth:`Settings.record` wrote."""
-    fields = dict(record)
-    surrogate = dict(fields.pop("surrogate", {"name": "triangle"}))
-    return Settings(**fields, surrogate=SURROGATES[surrogate.pop("name")](**surrogate))
+    settings = dict(record)
+    surrogate = dict(settings.pop("surrogate", {"name": "triangle"}))
+    name = surrogate.pop("name", None)
+    unknown = [key for key in settings if key not in {f.name for f in fields(Settings)}]
+    if name not in SURROGATES or unknown:
+        raise ValueError(f"this version cannot build the network: surrogate {name!r}, unknown settings {unknown}")
+    return Settings(**settings, surrogate=SURROGATES[name](**surrogate))

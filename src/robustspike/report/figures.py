@@ -27,7 +27,7 @@ class Format:
     characters: int
 
 
-WIDE, NARROW = Format("wide", 940, 30), Format("narrow", 340, 13)
+WIDE, NARROW = Format("wide", 1000, 30), Format("narrow", 340, 13)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
     return placed
 
 
-def blank(width: float, height: float, left: float, right: float, bottom: float, top: float = 12) -> tuple[Figure, Axes]:
+def blank(
+    width: float, height: float, left: float, right: float, bottom: float, top: float = 12
+) -> tuple[Figure, Axes]:
     """A figure in CSS pixels with its margins, and its one set of axes."""
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
@@ -96,7 +98,14 @@ def curves(networks: Sequence[Network], form: Format) -> Drawing:
             draw_curve(axes, i, curve, crowded=len(shown) > 6)
         ends = [100 * curve.robust[-1].value for _, curve in ordered(shown)]
         limit = max(max(curve.eps) for _, curve in shown) or 1.0
-        label_ends(axes, ordered(shown), names, spread(ends, LINE * 100 / (height - 62), 0, 100), limit)
+        label_ends(
+            axes,
+            ordered(shown),
+            names,
+            spread(ends, LINE * 100 / (height - 62), 0, 100),
+            limit,
+            form.width - 50 - right,
+        )
         axes.set(ylim=(0, 100), xlim=(0, limit))
         axes.set_ylabel("robust accuracy in %", color=INK, fontsize=13)
         axes.set_yticks(range(0, 101, 20))
@@ -140,10 +149,14 @@ def draw_curve(axes: Axes, i: int, curve: Curve, crowded: bool) -> None:
 
 
 def label_ends(
-    axes: Axes, shown: Sequence[tuple[int, Curve]], names: Sequence[str], heights: Sequence[float], limit: float
+    axes: Axes,
+    shown: Sequence[tuple[int, Curve]],
+    names: Sequence[str],
+    heights: Sequence[float],
+    limit: float,
+    across: float,
 ) -> None:
     """Each network's marker and name beside the end of its line, joined by a thin line."""
-    across = axes.get_position().width * axes.figure.get_figwidth() * DPI
     pixel = limit / across
     for (i, curve), name, y in zip(shown, names, heights, strict=True):
         end = (curve.eps[-1], 100 * curve.robust[-1].value)

@@ -14,7 +14,16 @@ from markupsafe import Markup
 
 from robustspike.report.colours import DARK, LIGHT
 from robustspike.report.figures import NARROW, WIDE, Drawing, bars, curves
-from robustspike.report.words import conditions, differences, doubts_of, epsilon, is_suspect, norm_symbol, percent, ranking
+from robustspike.report.words import (
+    conditions,
+    differences,
+    doubts_of,
+    epsilon,
+    is_suspect,
+    norm_symbol,
+    percent,
+    ranking,
+)
 from robustspike.results import Comparison, Curve, Network, Rate
 
 

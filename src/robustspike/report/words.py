@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from robustspike.results import Header, MemberSummary, Network
 
 SUSPICIOUS_SHARE = 0.05
-STILL = "There the attack stood still: try a wider surrogate or another estimator before believing that the network held."
+STILL = (
+    "There the attack stood still: try a wider surrogate or another estimator before believing that the network held."
+)
 BLIND = "There the attack was blind: look for an overflow, or attack in float32."
 OUTSIDE = "Such samples lie outside the threat model: the figure says nothing about this ε."
 

@@ -1,0 +1,333 @@
+"""Every kernel against the plain loop, the loop against a recursion in numpy."""
+
+import ctypes
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from robustspike import kernels
+from robustspike.kernels import native
+from robustspike.neurons import LIF
+from robustspike.surrogates import (
+    SURROGATES,
+    ArcTan,
+    Exponential,
+    Gaussian,
+    Rectangle,
+    Sigmoid,
+    StraightThrough,
+    Triangle,
+)
+
+needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C compiler, or no place to keep the kernel")
+FUSED = ["eager", pytest.param("native", marks=needs_compiler)]
+SETTINGS = list(itertools.product((1.0, 0.5), (True, False), (True, False)))  # leak, hard reset, detach reset
+THETA = 0.7
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny arrays: more threads would only wait for each other where the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Quartic:
+    """A surrogate that no compiled kernel knows."""
+
+    def slope(self, d):
+        return 1 / (1 + d**4)
+
+
+def neuron(surrogate, leak=1.0, hard=True, detach=False, threshold=THETA):
+    return kernels.Neuron(surrogate, leak, threshold, hard, detach)
+
+
+def run(kernel, currents, constants, weight):
+    with kernels.kernel(kernel):
+        leaf = currents.detach().requires_grad_()  # keeps the strides
+        spikes = kernels.fire(leaf, constants)
+        return spikes.detach(), torch.autograd.grad(spikes, leaf, weight)[0]
+
+
+def random(*shape, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator).mul(0.8).add(0.3).to(dtype)
+
+
+def layouts(dtype):
+    image = random(3, 5, 4, 3, dtype=dtype)
+    return {
+        "257 neurons": random(5, 257, dtype=dtype),
+        "1 element": random(1, 1, dtype=dtype),
+        "1 neuron": random(6, 1, dtype=dtype),
+        "1 step": random(1, 2, 3, dtype=dtype),
+        "channels-last": random(12, 5, 4, 3, dtype=dtype)
+        .contiguous(memory_format=torch.channels_last)
+        .unflatten(0, (4, 3)),
+        "repeated in time": image.unsqueeze(0).expand(4, *image.shape),
+        "repeated, channels-last": image.contiguous(memory_format=torch.channels_last)
+        .unsqueeze(0)
+        .expand(4, *image.shape),
+        "time second": random(7, 4, 6, dtype=dtype).transpose(0, 1),
+        "every other neuron": random(4, 30, dtype=dtype)[:, ::2],
+        "every other step": random(8, 9, dtype=dtype)[::2],
+        "repeated, every other neuron": random(30, dtype=dtype)[::2].expand(4, 15),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize("kernel", FUSED)
+def test_fused_kernels_equal_the_loop(kernel, name, dtype):
+    """Spikes to the bit, gradients to rounding, for every reset, leak and layout."""
+    tolerance = {torch.float32: (1e-4, 1e-5), torch.float64: (1e-11, 1e-12), torch.bfloat16: (1e-2, 1e-4)}[dtype]
+    for leak, hard, detach in SETTINGS:
+        constants = neuron(SURROGATES[name](), leak, hard, detach)
+        for layout, currents in layouts(dtype).items():
+            weight = random(*currents.shape, dtype=dtype, seed=1)
+            spikes, gradient = run(kernel, currents, constants, weight)
+            expected, expected_gradient = run("loop", currents, constants, weight)
+            case = f"{layout}, {constants}"
+            assert (spikes.dtype, gradient.dtype, gradient.shape) == (dtype, dtype, currents.shape), case
+            assert torch.equal(spikes, expected), case
+            torch.testing.assert_close(
+                gradient, expected_gradient, rtol=tolerance[0], atol=tolerance[1],
+                msg=lambda text, case=case: f"{case}: {text}",
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", FUSED)
+def test_bfloat16_gradients_are_rounded_once_and_ties_to_even(kernel):
+    """One step and a triangle: weight · slope has 16 significant bits, half of which bfloat16 drops."""
+    currents = torch.arange(-96, 224, dtype=torch.bfloat16)[None] / 128 + THETA
+    weight = (1 + torch.arange(320) % 128 / 128).bfloat16()[None]
+    exact = run(kernel, currents.float(), neuron(Triangle(), threshold=0.75), weight.float())[1]
+    assert (exact.view(torch.int32) & 0xFFFF == 0x8000).sum() > 10  # ties
+    assert torch.equal(run(kernel, currents, neuron(Triangle(), threshold=0.75), weight)[1], exact.bfloat16())
+
+
+def test_the_layouts_exercise_both_sides_of_the_threshold():
+    for layout, currents in layouts(torch.float32).items():
+        if currents.numel() > 10:
+            assert 0.05 < run("loop", currents, neuron(Triangle()), currents)[0].mean() < 0.95, layout
+
+
+@pytest.mark.parametrize("kernel", FUSED)
+@pytest.mark.parametrize("weight", ["sum", "channels-last", "last step only"])
+def test_gradients_arrive_in_any_layout(kernel, weight):
+    currents = layouts(torch.float64)["repeated in time"]
+    g = random(*currents.shape, dtype=torch.float64, seed=1)
+    g = {
+        "sum": torch.ones((), dtype=torch.float64).expand(currents.shape),
+        "channels-last": g.flatten(0, 1).contiguous(memory_format=torch.channels_last).view_as(g),
+        "last step only": torch.cat([torch.zeros_like(g[1:]), g[:1]]),
+    }[weight]
+    constants = neuron(Sigmoid(), 0.5)
+    torch.testing.assert_close(
+        run(kernel, currents, constants, g)[1], run("loop", currents, constants, g.contiguous())[1]
+    )
+
+
+@pytest.mark.parametrize("kernel", ["loop", *FUSED])
+def test_currents_are_left_as_they_were(kernel):
+    currents, weight = random(5, 33), random(5, 33, seed=1)
+    copies = currents.clone(), weight.clone()
+    run(kernel, currents, neuron(StraightThrough()), weight)
+    assert torch.equal(currents, copies[0])
+    assert torch.equal(weight, copies[1])
+
+
+SLOPES = [  # surrogate, its slope written again in numpy
+    (Triangle(0.8), lambda d: np.maximum(0, 0.8 - np.abs(d)) / 0.64),
+    (Sigmoid(3.0), lambda d: 3 / (2 + np.exp(3 * d) + np.exp(-3 * d))),
+    (ArcTan(2.0), lambda d: 1 / (1 + (np.pi * d) ** 2)),
+    (Rectangle(0.9), lambda d: np.where(np.abs(d) < 0.45, 1 / 0.9, 0)),
+    (Exponential(0.3, 2.0), lambda d: 0.3 * np.exp(-2 * np.abs(d))),
+    (Gaussian(0.5), lambda d: np.exp(-2 * d**2) / (0.5 * math.sqrt(2 * math.pi))),
+    (StraightThrough(), np.ones_like),
+]
+
+
+@pytest.mark.parametrize(("surrogate", "slope"), SLOPES, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("kernel", ["loop", *FUSED])
+def test_back_propagation_through_time_equals_a_recursion_in_numpy(kernel, surrogate, slope):
+    currents, weight = random(6, 40, dtype=torch.float64), random(6, 40, dtype=torch.float64, seed=1)
+    for leak, hard, detach in SETTINGS:
+        u, v = np.zeros((6, 40)), np.zeros(40)
+        for t in range(6):
+            u[t] = leak * v + currents[t].numpy()
+            v = np.where(u[t] >= THETA, 0, u[t]) if hard else np.where(u[t] >= THETA, u[t] - THETA, u[t])
+        h, s = slope(u - THETA), (u >= THETA) * 1.0
+        expected, from_later = np.zeros((6, 40)), np.zeros(40)  # from_later: ∂L/∂v[t]
+        for t in reversed(range(6)):
+            through_reset = 0 if detach else h[t] * (u[t] if hard else THETA)
+            expected[t] = weight[t].numpy() * h[t] + from_later * ((1 - s[t] if hard else 1) - through_reset)
+            from_later = leak * expected[t]
+        spikes, gradient = run(kernel, currents, neuron(surrogate, leak, hard, detach), weight)
+        np.testing.assert_array_equal(spikes.numpy(), s)
+        np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(kernels.potentials(currents, leak, THETA, hard).numpy(), u, rtol=1e-12)
+
+
+def second_derivatives(kernel, currents, constants, weight, probe):
+    with kernels.kernel(kernel):
+        leaf, upstream = currents.detach().requires_grad_(), weight.clone().requires_grad_()
+        # a smooth function before the neuron, so that the second derivative has to travel on
+        spikes = kernels.fire(leaf * leaf + leaf, constants)
+        (first,) = torch.autograd.grad(spikes, leaf, upstream, create_graph=True)
+        return first.detach(), *torch.autograd.grad((first * probe).sum(), (leaf, upstream))
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize("kernel", FUSED)
+def test_double_backward_of_the_fused_kernels_equals_that_of_the_loop(kernel, name):
+    currents, weight, probe = (random(4, 31, dtype=torch.float64, seed=s) for s in range(3))
+    for leak, hard, detach in SETTINGS:
+        arguments = currents, neuron(SURROGATES[name](), leak, hard, detach), weight, probe
+        for got, expected in zip(
+            second_derivatives(kernel, *arguments), second_derivatives("loop", *arguments), strict=True
+        ):
+            torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("kernel", ["loop", *FUSED])
+def test_double_backward_agrees_with_differences_where_the_reset_is_detached(kernel):
+    currents, weight, probe = (random(4, 31, dtype=torch.float64, seed=s) for s in range(3))
+    constants, h = neuron(ArcTan(), 0.5, detach=True), 1e-6
+    assert (kernels.potentials(currents**2 + currents, 0.5, THETA, True) - THETA).abs().min() > 100 * h
+    got = second_derivatives(kernel, currents, constants, weight, probe)[1]
+    up, down = (second_derivatives(kernel, currents + e, constants, weight, probe)[0] for e in (h * probe, -h * probe))
+    # Σ probe · (H · probe) along the direction probe, both ways
+    torch.testing.assert_close((got * probe).sum(), ((up - down) / (2 * h) * probe).sum(), rtol=1e-6, atol=1e-6)
+
+
+@needs_compiler
+def test_the_compiled_kernel_is_picked_only_where_it_applies():
+    currents = random(3, 4)
+    assert kernels.pick(currents, neuron(Triangle())) == "native"
+    assert kernels.pick(currents.bfloat16(), neuron(Gaussian())) == "native"
+    assert kernels.pick(currents.half(), neuron(Triangle())) == "eager"
+    assert kernels.pick(currents, neuron(Quartic())) == "eager"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_surrogate_or_type_unknown_to_the_compiled_kernel_works_all_the_same(dtype):
+    currents, weight = random(4, 20, dtype=dtype), random(4, 20, dtype=dtype, seed=1)
+    leaf = currents.clone().requires_grad_()
+    spikes = kernels.fire(leaf, neuron(Quartic(), 0.5))
+    expected, expected_gradient = run("loop", currents, neuron(Quartic(), 0.5), weight)
+    assert torch.equal(spikes, expected)
+    assert spikes.dtype == dtype
+    torch.testing.assert_close(torch.autograd.grad(spikes, leaf, weight)[0], expected_gradient)
+
+
+def test_forcing_a_kernel_nests_and_is_undone_after_an_exception():
+    def picked():
+        return kernels.pick(random(2, 2), neuron(Triangle()))
+
+    def fail_inside():
+        with kernels.kernel("eager"):
+            assert picked() == "eager"
+            raise RuntimeError("inside")
+
+    usual = picked()
+    with kernels.kernel("loop"):
+        with pytest.raises(RuntimeError, match="inside"):
+            fail_inside()
+        assert picked() == "loop"
+    assert picked() == usual
+    with (
+        pytest.raises(ValueError, match=r"^kernel must be one of loop, eager, native; got 'triton'"),
+        kernels.kernel("triton"),
+    ):
+        pass
+    assert picked() == usual
+
+
+@pytest.fixture
+def forget_library():
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+@pytest.mark.usefixtures("forget_library")
+@pytest.mark.parametrize("lack", ["no compiler", "forbidden", "compiler fails"])
+def test_without_a_compiled_kernel_the_eager_one_takes_over(lack, monkeypatch, tmp_path):
+    monkeypatch.setattr(native.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    if lack == "no compiler":
+        monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    elif lack == "forbidden":
+        monkeypatch.setenv("ROBUSTSPIKE_KERNEL", "eager")
+    else:
+        monkeypatch.setattr(native.shutil, "which", lambda name: "/bin/false")
+    assert native.library() is None
+    currents = random(3, 4)
+    assert kernels.pick(currents, neuron(Triangle())) == "eager"
+    with kernels.kernel("loop"):
+        expected = LIF()(currents)
+    assert torch.equal(LIF()(currents), expected)
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("forget_library")
+def test_the_compiled_kernel_is_built_once_and_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr(native.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    built = []
+    build = native._build
+    monkeypatch.setattr(native, "_build", lambda *arguments: built.append(arguments) or build(*arguments))
+    assert isinstance(native.library(), ctypes.CDLL)
+    tries = len(built)  # the first variant that this machine's compiler takes
+    native.library.cache_clear()
+    assert isinstance(native.library(), ctypes.CDLL)
+    assert tries >= 1
+    assert len(built) <= 2 * tries - 1
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".so"]
+
+
+@pytest.mark.parametrize("kernel", FUSED)
+def test_infinite_currents_and_nan_fire_as_in_the_loop(kernel):
+    currents = torch.tensor([[math.inf, -math.inf, math.nan, 1e38], [1.0, 1.0, 1.0, 1e38]])
+    spikes = run(kernel, currents, neuron(ArcTan()), torch.ones(2, 4))[0]
+    assert torch.equal(spikes, run("loop", currents, neuron(ArcTan()), torch.ones(2, 4))[0])
+
+
+@pytest.mark.parametrize("kernel", FUSED)
+@pytest.mark.parametrize("name", SURROGATES)
+def test_a_kernel_hides_no_nan_gradient(kernel, name):
+    currents = torch.tensor([[math.nan, 0.5], [1.0, 1.0]])
+    got, expected = (run(k, currents, neuron(SURROGATES[name]()), torch.ones(2, 2))[1] for k in (kernel, "loop"))
+    assert (got.isnan() >= expected.isnan()).all()
+    assert not got[:, 1].isnan().any()
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        "eager",
+        pytest.param("native", marks=needs_compiler),
+    ],
+)
+def test_far_from_the_threshold_the_sigmoid_vanishes_alike(kernel):
+    """Audits count exact zeros; they must not depend on the kernel."""
+    currents, weight = torch.tensor([[-6.0, -3.0, 4.0, 6.0, 12.0]]), torch.ones(1, 5)
+    got, expected = (run(k, currents, neuron(Sigmoid()), weight)[1] for k in (kernel, "loop"))
+    assert torch.equal(got == 0, expected == 0)
+
+
+@needs_compiler
+def test_one_and_two_threads_give_the_same_numbers():
+    currents, weight = random(3, 1000), random(3, 1000, seed=1)
+    results = []
+    for n in (1, 2):
+        torch.set_num_threads(n)
+        results.append(run("native", currents, neuron(Gaussian()), weight))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])

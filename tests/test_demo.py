@@ -1,0 +1,88 @@
+"""The demo, in a toy size."""
+
+import json
+
+import pytest
+
+from robustspike import report
+from robustspike.demo import QUICK, demo, pgd_suite, verdict
+from robustspike.results import Comparison, rate
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(the comparison, its folder, what was printed)"""
+    patch, out = pytest.MonkeyPatch(), tmp_path_factory.mktemp("demo")
+    patch.setenv("COLUMNS", "100")
+    with pytest.MonkeyPatch.context() as patch:
+        if not hasattr(report, "write_html"):
+            patch.setattr(report, "write_html", lambda c, path: path.write_text("<html>"), raising=False)
+        yield demo(out, progress=False, **QUICK), out
+
+
+def test_it_leaves_figures_and_a_page(made):
+    found, out = made
+    assert Comparison.model_validate_json((out / "results.json").read_text()) == found
+    assert "<html" in (out / "report.html").read_text()
+
+
+def test_it_holds_four_networks_under_liu2024(made):
+    found, _ = made
+    assert [network.name for network in found.networks] == ["vanilla", "AT", "SR", "SR*"]
+    for network in found.networks:
+        assert set(network.summary.by_attack) == {"FGSM", "R-FGSM", "PGD-10"}
+        assert all(member.alone is not None for member in network.summary.members)
+        assert len(network.summary.members) == 12
+        assert (network.summary.header.n, network.summary.header.eps) == (20, 0.15)
+        assert network.curve.eps == (0.0, *QUICK["curve_eps"])
+        assert {point.n for point in network.curve.robust} == {QUICK["curve_limit"]}
+    assert len({network.summary.header.data_fingerprint for network in found.networks}) == 1
+    assert not [note for note in found.notes if "not in this table" in note]
+
+
+def test_run_again_it_only_prints(made, capsys, monkeypatch):
+    found, out = made
+    monkeypatch.setenv("COLUMNS", "80")
+    weights = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    assert demo(out, progress=False, **QUICK) == found
+    assert weights == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    printed = capsys.readouterr().out
+    for text in ("vanilla", "SR*", "R-FGSM", "PGD-10", "worst case", "n = 20", "results.json", "report.html", "order"):
+        assert text in printed
+    assert max(map(len, printed.split("order")[0].splitlines()[4:])) <= 80
+
+
+def test_other_settings_do_not_mix_with_what_is_there(made):
+    _, out = made
+    with pytest.raises(ValueError, match="holds a run with seed 0"):
+        demo(out, seed=1, progress=False, **QUICK)
+
+
+def test_the_curve_uses_pgd_alone():
+    assert [attack.name for attack in pgd_suite(0.1).attacks] == ["PGD-10"] * 4
+
+
+def with_figures(found, **counts):
+    networks = []
+    for network in found.networks:
+        summary = network.summary.model_copy(update={"robust": rate(counts[network.name], 100)})
+        networks.append(network.model_copy(update={"summary": summary}))
+    return found.model_copy(update={"networks": tuple(networks)})
+
+
+def test_the_verdict_is_computed(made):
+    found, _ = made
+    fine = verdict(with_figures(found, **{"vanilla": 10, "AT": 40, "SR": 35, "SR*": 80}))
+    assert "came out" in fine
+    assert "no two 95 % intervals of it overlap" in fine
+    close = verdict(with_figures(found, **{"vanilla": 30, "AT": 40, "SR": 35, "SR*": 80}))
+    assert "intervals of vanilla and SR, vanilla and AT overlap" in close
+    wrong = verdict(with_figures(found, **{"vanilla": 10, "AT": 40, "SR": 50, "SR*": 45}))
+    assert "did NOT come out" in wrong
+    assert "SR* 45.0 is not above SR 50.0" in wrong
+    assert "not above AT" not in wrong
+
+
+def test_results_are_json(made):
+    _, out = made
+    assert json.loads((out / "results.json").read_text())["networks"][0]["training"]["data"] == "digits"

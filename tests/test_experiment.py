@@ -1,0 +1,329 @@
+"""One run as one record: recipes, folders, suites by name, comparisons."""
+
+import doctest
+import importlib
+import pkgutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import robustspike.experiment
+from robustspike.attacks import ATTACKS, suites
+from robustspike.checkpoints import CheckpointError, fingerprint, load_model
+from robustspike.data import DATA, DataError
+from robustspike.defences import DEFENCES
+from robustspike.experiment import (
+    GROUPS,
+    Experiment,
+    attack,
+    comparison,
+    default_eps,
+    evaluation_name,
+    make_suite,
+    parse_estimator,
+    parse_surrogate,
+    read_experiment,
+    train,
+)
+from robustspike.experiment.record import RECIPES
+from robustspike.experiment.runs import load_data, make_model, make_objective
+from robustspike.gradients import BPTT, ESTIMATORS, RGA
+from robustspike.results import ROWS_FILE, ResultError, comparison_table
+from robustspike.surrogates import SURROGATES, Sigmoid
+
+SMALL = {"train_limit": 64, "test_limit": 16, "time_steps": 2, "epochs": 1, "train_steps": 1, "accelerator": "cpu"}
+MODULES = [m.name for m in pkgutil.iter_modules(robustspike.experiment.__path__, "robustspike.experiment.")]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two trained and attacked runs; read only."""
+    folder = tmp_path_factory.mktemp("runs")
+    for defence in ("vanilla", "at"):
+        train(Experiment.of(defence=defence, **SMALL), folder / defence, progress=False)
+        for eps in (0.1, 0.3):
+            suite = make_suite(eps, attacks=["fgsm"], estimators=["rga"])
+            attack(folder / defence, suite, accelerator="cpu", progress=False)
+    return folder
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name):
+    module = importlib.import_module(name)
+    assert doctest.testmod(module, extraglobs={"suites": suites}).failed == 0
+
+
+# --- the record and the recipes
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("defence", DEFENCES)
+def test_every_recipe_makes_a_record_and_an_objective(path, defence):
+    data = "cifar10" if path.stem == "papers" else path.stem
+    assert data in DATA
+    experiment = Experiment.of(data=data, defence=defence)
+    assert make_objective(experiment)
+    assert make_suite(default_eps(data))
+
+
+def test_recipes_hold_only_what_a_record_has():
+    for path in RECIPES.glob("*.yaml"):
+        recipe = yaml.safe_load(path.read_text())
+        fields = [*recipe.get("settings", {})]
+        for group in ("optimizer", "defence"):
+            fields += [field for values in recipe.get(group, {}).values() for field in values]
+        assert set(fields) <= set(Experiment.model_fields)
+        assert set(recipe) <= {"attack_eps", "settings", "optimizer", "defence"}
+
+
+def test_cifar_gets_the_papers_settings():
+    experiment = Experiment.of(data="cifar10", defence="sr-star")
+    assert (experiment.model, experiment.epochs, experiment.batch_size, experiment.lr) == ("vgg11", 200, 64, 0.1)
+    assert (experiment.train_eps, experiment.train_steps, experiment.train_step_size) == ("2/255", 5, 0.01)
+    assert (experiment.momentum, experiment.schedule, experiment.crop_padding) == (0.9, "cosine", 4)
+    assert experiment.flip
+    weights = {d: [Experiment.of(data=d, defence=name).weight for name in ("sr", "sr-star")] for d in DATA}
+    assert weights["cifar10"] == [0.008, 0.002]
+    assert weights["cifar100"] == [0.002, 0.001]
+
+
+def test_a_path_gets_the_papers_settings_too():
+    assert Experiment.of(data="some/where/digits.npz").model == "vgg11"
+    assert default_eps("some/where/digits.npz") == "8/255"
+
+
+def test_what_is_given_wins_over_the_recipe():
+    given = Experiment.of(data="digits", defence="sr", weight=0.5, optimizer="adam", flip=True)
+    assert (given.weight, given.lr, given.flip, given.model) == (0.5, 0.001, True, "digits-cnn")
+
+
+def test_a_record_survives_yaml():
+    experiment = Experiment.of(defence="sr-star", seed=3, train_eps="2/255")
+    assert Experiment.of(**yaml.safe_load(experiment.yaml())) == experiment
+
+
+def test_a_record_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Experiment.of().seed = 1
+
+
+def test_every_field_has_a_place_in_the_help():
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(Experiment.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"epohcs": 3}, "unknown setting 'epohcs'; did you mean epochs"),
+        ({"model": "vgg12"}, "unknown model 'vgg12'; did you mean vgg11 or vgg5"),
+        ({"defence": "srstar"}, "unknown defence 'srstar'; did you mean sr-star"),
+        ({"encoder": "poison"}, "unknown encoder 'poison'; did you mean poisson"),
+        ({"surrogate": "arctang"}, "unknown surrogate 'arctang'; did you mean arctan"),
+        ({"surrogate": "arctan:-1"}, "surrogate 'arctan:-1': expected a name and sharpness"),
+        ({"train_eps": 2}, 'did you mean "2/255"'),
+        ({"epochs": 0}, "epochs: expected greater than or equal to 1, got 0"),
+        ({"schedule": "linear"}, "schedule: expected 'cosine', 'one-cycle' or 'constant', got 'linear'"),
+        ({"lr": "fast"}, "lr: expected a valid number"),
+    ],
+)
+def test_an_unfit_record_is_refused_in_one_sentence(given, sentence):
+    with pytest.raises(ValueError, match=r".") as error:
+        Experiment.of(**given)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# --- names
+
+
+def test_every_surrogate_and_estimator_has_a_short_form():
+    for name, kind in SURROGATES.items():
+        assert parse_surrogate(name) == kind()
+        assert parse_estimator(f"bptt:{name}") == BPTT(kind())
+    for name, kind in ESTIMATORS.items():
+        assert parse_estimator(name) == kind()
+    assert parse_estimator("bptt:sigmoid:2.5") == BPTT(Sigmoid(2.5))
+    assert parse_estimator("rga:0.3") == RGA(0.3)
+
+
+def test_every_attack_can_be_made_by_name():
+    suite = make_suite("8/255", attacks=list(ATTACKS), estimators=["bptt", "rga"], steps=[3, 5])
+    names = [member.name for member in suite.attacks]
+    assert names == ["FGSM"] * 2 + ["R-FGSM"] * 2 + ["PGD-3"] * 2 + ["PGD-5"] * 2 + ["uniform noise", "Gaussian noise"]
+    assert len({member.ball for member in suite.attacks}) == 1
+
+
+def test_options_reach_the_attack():
+    (pgd,) = make_suite(0.5, attacks=["pgd"], norm="L2", steps=[7], step_size=0.1, restarts=2, samples=3).attacks
+    assert (pgd.ball.norm, pgd.steps, pgd.step_size, pgd.restarts, pgd.samples) == ("L2", 7, 0.1, 2, 3)
+    assert make_suite("8/255", steps=[10, 30]) == suites.liu2024("8/255", steps=(10, 30))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"suite": "liu2042"}, "unknown suite 'liu2042'; did you mean liu2024"),
+        ({"attacks": ["pdg"]}, "unknown attack 'pdg'; did you mean pgd"),
+        ({"attacks": ["pgd"], "estimators": ["brga"]}, "unknown estimator 'brga'; did you mean rga"),
+        ({"attacks": ["pgd"], "estimators": ["rga:x"]}, "estimator 'rga:x': expected a name and gamma"),
+        ({"attacks": ["pgd"], "norm": "L1"}, "unknown norm 'L1'"),
+        ({"estimators": ["rga"]}, "suite 'liu2024' fixes estimator itself"),
+        ({"norm": "L2"}, "suite 'liu2024' fixes norm itself"),
+        ({"attacks": ["fgsm"], "step_size": 0.1}, "attack 'fgsm' takes no step_size"),
+        ({"attacks": ["uniform-noise"], "restarts": 2}, "attack 'uniform-noise' takes no restarts"),
+    ],
+)
+def test_an_unfit_suite_is_refused_in_one_sentence(given, sentence):
+    with pytest.raises(ValueError, match=r".") as error:
+        make_suite(0.1, **given)
+    assert sentence in str(error.value)
+
+
+# --- runs
+
+
+def test_a_run_holds_its_record_weights_and_log(runs):
+    experiment = read_experiment(runs / "at")
+    assert experiment == Experiment.of(defence="at", **SMALL)
+    data = load_data(experiment)
+    model = load_model(runs / "at")
+    assert model.settings.mean == list(data.mean)
+    assert (len(data.train), len(data.validation), len(data.test)) == (58, 6, 16)
+    assert (runs / "at" / "log.jsonl").read_text().count("\n") == 1
+
+
+def test_a_seed_decides_the_initial_weights():
+    experiment = Experiment.of(**SMALL)
+    data = load_data(experiment)
+    torch.manual_seed(99)
+    models = [make_model(e, data) for e in (experiment, experiment, experiment.model_copy(update={"seed": 1}))]
+    prints = [fingerprint(model) for model in models]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_statistics_of_an_npz_file_go_into_the_network(tmp_path):
+    draw = np.random.default_rng(0)
+    images, labels = draw.integers(0, 100, (40, 8, 8, 3), dtype=np.uint8), np.arange(40) % 4
+    path = tmp_path / "toy.npz"
+    np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    experiment = Experiment.of(data=str(path), model="digits-cnn", **SMALL | {"train_limit": 40})
+    data = load_data(experiment)
+    model = make_model(experiment, data)
+    assert list(model.settings.mean) == list(data.mean) != [0.5] * 3
+    assert (model.settings.num_classes, model.settings.in_channels, model.settings.image_size) == (4, 3, 8)
+
+
+def test_images_must_be_square(tmp_path):
+    images, labels = np.random.default_rng(0).random((40, 8, 12, 3)), np.arange(40) % 4
+    path = tmp_path / "toy.npz"
+    np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    with pytest.raises(DataError, match="square images, got 8 × 12"):
+        train(Experiment.of(data=str(path)), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten(runs):
+    before = fingerprint(load_model(runs / "at"))
+    with pytest.raises(CheckpointError, match="--resume"):
+        train(Experiment.of(defence="at", **SMALL), runs / "at", progress=False)
+    other = Experiment.of(defence="at", **SMALL | {"train_eps": "0.2"})
+    with pytest.raises(CheckpointError, match=r"holds a run with train_eps 0.05 \(not 0.2\)"):
+        train(other, runs / "at", resume=True, progress=False)
+    train(Experiment.of(defence="at", **SMALL | {"accelerator": "auto"}), runs / "at", resume=True, progress=False)
+    assert fingerprint(load_model(runs / "at")) == before
+
+
+def test_evaluations_that_differ_have_names_that_differ():
+    suite = suites.liu2024(0.1)
+    names = [
+        evaluation_name(suite),
+        evaluation_name(suites.liu2024(0.2)),
+        evaluation_name(suites.liu2024(0.1, steps=(30,))),
+        evaluation_name(suite, split="validation"),
+        evaluation_name(suite, limit=5),
+        evaluation_name(suite, checkpoint="best"),
+        evaluation_name(suite, seed=1),
+        evaluation_name(suite, survivors_only=False),
+        evaluation_name(make_suite(0.1, attacks=["pgd"])),
+        evaluation_name(make_suite(0.1, attacks=["pgd"], estimators=["rga"])),
+        evaluation_name(make_suite(0.1, attacks=["pgd"], steps=[20])),
+    ]
+    assert len(set(names)) == len(names)
+    assert all(name == name.strip() and "/" not in name for name in names)
+
+
+def test_validation_split_best_weights_and_limit(runs, tmp_path):
+    suite = make_suite(0.1, attacks=["uniform-noise"])
+    options = {"split": "validation", "limit": 4, "checkpoint": "best", "accelerator": "cpu", "progress": False}
+    outcome = attack(runs / "at", suite, out=tmp_path / "e", **options)
+    assert outcome.header.data == "digits validation"
+    assert len(outcome.samples) == 4
+
+
+# --- comparisons
+
+
+def test_a_comparison_has_a_row_and_a_curve_for_each_run(runs):
+    found = comparison([runs])
+    assert [network.name for network in found.networks] == ["AT", "vanilla"]
+    for network in found.networks:
+        assert network.summary.header.eps == 0.3
+        assert network.curve.eps == (0.0, 0.1, 0.3)
+        assert network.curve.robust[0] == network.summary.clean
+        assert network.training["epochs_done"] == 1
+    assert "vanilla" in str(comparison_table(found))
+    assert found == comparison([runs / "at", runs / "vanilla"])
+
+
+def test_an_evaluation_can_be_chosen(runs):
+    name = evaluation_name(make_suite(0.1, attacks=["fgsm"], estimators=["rga"]))
+    found = comparison([runs], evaluation=name, title="mine", notes=("a note",))
+    assert {network.summary.header.eps for network in found.networks} == {0.1}
+    assert (found.title, found.notes[0]) == ("mine", "a note")
+    with pytest.raises(ResultError, match=f"has no evaluation 'fgsm'; .*{name}"):
+        comparison([runs / "at"], evaluation="fgsm")
+
+
+def test_partial_folders_say_what_is_missing(runs, tmp_path):
+    with pytest.raises(CheckpointError, match="no such folder"):
+        comparison([tmp_path / "nowhere"])
+    with pytest.raises(CheckpointError, match=r"no run in it \(no experiment.yaml\)"):
+        comparison([tmp_path])
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "experiment.yaml").write_text(Experiment.of().yaml())
+    with pytest.raises(ResultError, match="no evaluation in .*bare; run `robustspike attack"):
+        comparison([bare])
+    with pytest.raises(ResultError, match="bare has no evaluation"):
+        comparison([runs / "at", bare])
+
+
+def test_an_unfinished_evaluation_is_named_or_left_out(runs, tmp_path):
+    train(Experiment.of(**SMALL), tmp_path / "half", progress=False)
+    for eps in (0.1, 0.3):
+        suite = make_suite(eps, attacks=["fgsm"], estimators=["rga"])
+        attack(tmp_path / "half", suite, accelerator="cpu", batch_size=8, progress=False)
+    rows = tmp_path / "half" / "attacks" / evaluation_name(suite) / ROWS_FILE
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:8]))
+    with pytest.raises(ResultError, match="holds 8 of 16 samples"):
+        comparison([tmp_path / "half"])
+    (tmp_path / "whole").symlink_to(runs / "at")
+    found = comparison([tmp_path / "whole", tmp_path])
+    assert len(found.networks) == 1
+    assert "Left out" in found.notes[-1]
+
+
+def test_two_runs_of_one_defence_are_told_apart(runs, tmp_path):
+    train(Experiment.of(defence="at", **SMALL | {"seed": 5}), tmp_path / "again", progress=False)
+    suite = make_suite(0.1, attacks=["fgsm"], estimators=["rga"])
+    attack(tmp_path / "again", suite, accelerator="cpu", progress=False)
+    with pytest.raises(ResultError, match="evaluated differently"):  # another seed takes other test images
+        comparison([runs / "at", tmp_path / "again"])
+
+
+def test_networks_with_one_name_get_their_folders(runs, tmp_path):
+    (tmp_path / "twin").symlink_to(runs / "at")
+    names = [network.name for network in comparison([runs / "at", tmp_path / "twin"]).networks]
+    assert names == ["AT (at)", "AT (twin)"]
