@@ -28,21 +28,26 @@ class InDouble(nn.Module):
 
 def small_snn(time_steps=2, channels=1, classes=4, **options):
     """Convolution, BatchNorm, neuron, pooling, linear: [N, channels, 8, 8] to [N, classes], awake in evaluation mode."""
-    torch.manual_seed(0)
-    options = {"threshold": 0.3, "in_channels": channels, "image_size": 8} | options
-    settings = Settings("small", classes, time_steps, **options)
-    layers = OverTime(
-        nn.Conv2d(channels, 4, 3, padding=1), nn.BatchNorm2d(4), settings.make_neuron(), nn.AvgPool2d(4), nn.Flatten()
-    )
-    model = SNN(settings, layers, nn.Linear(16, classes))
-    nn.init.uniform_(model.layers[1].running_mean, -0.1, 0.1)
-    nn.init.uniform_(model.layers[1].running_var, 0.2, 0.5)
-    nn.init.normal_(model.head.weight)
-    steps = [time_steps] * (settings.encoder == "frames")
-    model.eval()
-    with torch.no_grad():  # so that every class occurs
-        model.head.bias -= model(torch.rand(32, *steps, channels, 8, 8)).mean(0)
-    return model.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        options = {"threshold": 0.3, "in_channels": channels, "image_size": 8} | options
+        settings = Settings("small", classes, time_steps, **options)
+        layers = OverTime(
+            nn.Conv2d(channels, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            settings.make_neuron(),
+            nn.AvgPool2d(4),
+            nn.Flatten(),
+        )
+        model = SNN(settings, layers, nn.Linear(16, classes))
+        nn.init.uniform_(model.layers[1].running_mean, -0.1, 0.1)
+        nn.init.uniform_(model.layers[1].running_var, 0.2, 0.5)
+        nn.init.normal_(model.head.weight)
+        steps = [time_steps] * (settings.encoder == "frames")
+        model.eval()
+        with torch.no_grad():  # so that every class occurs
+            model.head.bias -= model(torch.rand(32, *steps, channels, 8, 8)).mean(0)
+        return model.train()
 
 
 def record_of(model):

@@ -37,11 +37,8 @@ def parse_eps(eps: float | str) -> float:
         0.2
     """
     try:
-        if isinstance(eps, str):
-            numerator, denominator = (*map(float, eps.split("/")), 1.0)[:2] if eps.count("/") < 2 else ()
-            value = numerator / denominator
-        else:
-            value = float(eps)
+        numerator, *denominator = eps.split("/", 1) if isinstance(eps, str) else [eps]
+        value = float(numerator) / float(denominator[0] if denominator else 1)
     except (ValueError, ZeroDivisionError, TypeError):
         raise ValueError(f'eps must be a number or a fraction like "8/255", got {eps!r}') from None
     if not (math.isfinite(value) and value >= 0):

@@ -7,13 +7,26 @@ import torch
 from tests.conftest import small_snn
 from torch import nn
 
-from robustspike.attacks import ATTACKS, PGD, SUITES, GaussianNoise, Suite, Transfer, UniformNoise, WorstOf, fgsm, suites
+from robustspike.attacks import (
+    ATTACKS,
+    PGD,
+    SUITES,
+    GaussianNoise,
+    Suite,
+    Transfer,
+    UniformNoise,
+    WorstOf,
+    fgsm,
+    suites,
+)
 from robustspike.attacks.attempt import Attempt
 from robustspike.attacks.suites import LIU_ENSEMBLE, describe
 from robustspike.balls import L2, Linf
 from robustspike.draws import Draws
 from robustspike.gradients import BPTR, BPTT, CBA, RGA
 from robustspike.surrogates import ArcTan, Sigmoid, Triangle
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def streams(n, seed=0):

@@ -14,6 +14,7 @@ from robustspike.draws import Draws, sampling, uniform_per_step
 from robustspike.gradients import BPTR, BPTT, CBA, RGA, input_gradient
 from robustspike.surrogates import with_slope
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 BALLS = [Linf(0.1), L2(0.3)]
 
 
@@ -402,13 +403,13 @@ def test_fewer_than_one_of_anything_is_refused(name, value):
 
 @pytest.mark.parametrize("step_size", [0, -0.1, math.nan])
 def test_a_step_that_is_not_positive_is_refused(step_size):
-    with pytest.raises(ValueError, match="^step_size must be positive, in pixel units, got"):
+    with pytest.raises(ValueError, match=r"^step_size must be positive, in pixel units, got"):
         PGD(Linf(0.1), step_size=step_size)
 
 
 @pytest.mark.parametrize("random_start", ["signs", None, 2])
 def test_another_random_start_is_refused(random_start):
-    with pytest.raises(ValueError, match='^random_start must be True, False or "sign", got'):
+    with pytest.raises(ValueError, match=r'^random_start must be True, False or "sign", got'):
         PGD(Linf(0.1), random_start=random_start)
 
 

@@ -159,4 +159,4 @@ ENTRIES = {f"{kind} {name}": entry for kind, dict_ in DICTS.items() for name, en
 def test_is_documented_in_its_own_words(entry):
     text = inspect.getdoc(entry)
     assert text
-    assert text.split("\n\n")[0].rstrip().endswith(".")
+    assert text.splitlines()[0].endswith(".")

@@ -108,17 +108,13 @@ def test_the_penalty_is_the_mean_of_the_samples_penalties():
 
 
 def test_the_rival_is_kept_for_the_second_point():
-    """Logits (0, x, 4·x − 0.35) at x = 0.1, label 0: the rival is 1 (0.1 against 0.05); at x − h·sign the other way round.
+    """Logits (0, 1 − x, 3.4 − 4·x) at x = 0.75, label 1: (0, 0.25, 0.4), the rival is 2 and z₁ − z₂ = −0.15 grows by 3.
 
-    f falls with x, so d = −1. With h = −… the second point is x − 0.1 = 0; there logit 1 is 0 and logit 2 −0.35.
-    The mirrored network (−x) moves up instead, where 2 overtakes 1: kept, the rival is still 1.
+    At x = 0.95 they are (0, 0.05, −0.4): the strongest other logit is 0, but z₁ − z₂ = 0.45 is what counts.
     """
     model = nn.Linear(1, 3).double()
     model.weight.data = torch.tensor([[0.0], [-1.0], [-4.0]], dtype=torch.float64)
     model.bias.data = torch.tensor([0.0, 1.0, 3.4], dtype=torch.float64)
-    # At x = 0.9: (0, 0.1, −0.2); ∂f/∂x > 0, so the point moves to 1.0: (0, 0, −0.6). Rival 1 either way.
-    # At x = 0.75, label 1: logits (0, 0.25, 0.4): rival 2, z₁ − z₂ = −0.15 grows by 3 per unit; at 0.95: (0, 0.05, −0.4),
-    # where the strongest other logit is 0, but z₁ − z₂ = 0.45 is what counts.
     x, y = torch.tensor([[0.75]], dtype=torch.float64), torch.tensor([1])
 
     def sigmoid(m):

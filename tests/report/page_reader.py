@@ -13,8 +13,12 @@ class Element:
     tag: str
     attributes: dict
     parents: tuple
-    text: str = ""
-    cells: list = field(default_factory=list)
+    parts: list = field(default_factory=list)
+    inside: list = field(default_factory=list)
+
+    @property
+    def text(self):
+        return "".join(self.parts)
 
 
 class Page(HTMLParser):
@@ -31,7 +35,8 @@ class Page(HTMLParser):
         names = [name for name, _ in attributes]
         assert len(names) == len(set(names)), f"<{tag}> has an attribute twice: {names}"
         element = Element(tag, dict(attributes), tuple(self.open))
-        self.elements.append(element)
+        for elements in (self.elements, *(outer.inside for outer in self.open)):
+            elements.append(element)
         if tag not in VOID:
             self.open.append(element)
 
@@ -47,7 +52,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         for element in self.open:
-            element.text += data
+            element.parts.append(data)
 
     def all(self, *tags):
         """Elements of these kinds in the order of the page."""
@@ -55,7 +60,7 @@ class Page(HTMLParser):
 
     def within(self, outer, *tags):
         """Elements of these kinds inside another element."""
-        return [e for e in self.all(*tags) if any(parent is outer for parent in e.parents)]
+        return [element for element in outer.inside if element.tag in tags]
 
     def tables(self):
         """(caption, rows of cell texts with one space between words) for every table."""

@@ -41,8 +41,8 @@ def probed(tmp_path, width):
     (tmp_path / "page.html").write_text(html_of(comparison).replace("</body>", PROBE + "</body>"), encoding="utf-8")
     command = [
         CHROMIUM, "--headless", "--hide-scrollbars", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-        "--no-first-run", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900",
-        "--virtual-time-budget=2000", "--dump-dom", (tmp_path / "page.html").as_uri(),
+        "--no-first-run", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},900", "--virtual-time-budget=2000", "--dump-dom", (tmp_path / "page.html").as_uri(),
     ]  # fmt: skip
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
     found = re.search('data-probe="([^"]*)"', shown.stdout)

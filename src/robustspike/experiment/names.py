@@ -125,7 +125,8 @@ def make_suite(
     parsed = [parse_estimator(text) for text in (estimators or ["bptt"])]
     for name in attacks:
         members += _under(chosen("attack", name, ATTACKS), name, ball, parsed, steps, options)
-    return Suite(" + ".join(attacks), ball, tuple(members))
+    names = "+".join(dict.fromkeys(member.name for member in members))
+    return Suite(f"{names} {'+'.join(estimators or ['bptt'])}", ball, tuple(members))
 
 
 def _under(

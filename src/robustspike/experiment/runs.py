@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from lightning_fabric import Fabric
 
-from robustspike.attacks import PGD, Suite
+from robustspike.attacks import PGD, SUITES, Suite
 from robustspike.balls import Linf
 from robustspike.checkpoints import CheckpointError, load_model, write_text
 from robustspike.data import DataError, DataSet, load
@@ -133,11 +133,17 @@ def evaluation_name(
     """A folder name that tells evaluations apart: suite, norm, ε, and whatever is not the usual.
 
     Example:
-        >>> evaluation_name(suites.liu2024("8/255"), limit=100)
-        'liu2024-Linf-0.03137-n100'
+        >>> evaluation_name(suites.liu2024("8/255", steps=(10, 50)), limit=100)
+        'liu2024-PGD-50-Linf-0.03137-n100'
     """
     ball = suite.ball
-    parts = [suite.name, *([ball.norm, f"{ball.eps:.4g}"] if ball else [])]
+    names = dict.fromkeys(member.name for member in suite.attacks)
+    if suite.name in SUITES:
+        usual = {member.name for member in SUITES[suite.name](ball.eps).attacks}
+        more = [name for name in names if name not in usual]
+    else:
+        more = []
+    parts = [suite.name, *more, ball.norm, f"{ball.eps:.4g}"]
     unusual = {
         split: split != "test",
         f"n{limit}": limit is not None,

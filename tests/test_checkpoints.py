@@ -1,0 +1,269 @@
+"""Checkpoints: bit-exact round trips, a sentence for every kind of damage, and files that are whole or not there."""
+
+import errno
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from robustspike import checkpoints
+from robustspike.checkpoints import (
+    CheckpointError,
+    fingerprint,
+    load_model,
+    load_weights,
+    read_tensors,
+    replacing,
+    save_model,
+    tensors_fingerprint,
+    write_tensors,
+    write_text,
+)
+from robustspike.models import digits_cnn
+from robustspike.surrogates import Sigmoid
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def network(seed=0, **options):
+    torch.manual_seed(seed)
+    model = digits_cnn(**{"num_classes": 3, "time_steps": 1} | options)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+    return model
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    write_tensors(path, {"b": torch.arange(3.0), "a": torch.tensor([[1, 2]])}, {"epoch": 3})
+    return path
+
+
+def test_a_network_comes_back_bit_for_bit(tmp_path):
+    model = network(leak=0.9, threshold=0.7, surrogate=Sigmoid(3.0), mean=(0.3,), std=(0.2,), readout="spikes")
+    save_model(model, tmp_path / "deep" / "w.safetensors", epoch=3)
+    again = load_model(tmp_path / "deep" / "w.safetensors")
+    assert again.settings.record() == model.settings.record()
+    for name, t in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], t), name
+    assert not again.training
+    x = torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(again(x), model.eval()(x))
+    assert read_tensors(tmp_path / "deep" / "w.safetensors")[1]["history"] == {"epoch": 3}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_network_of_another_type_comes_back_in_its_type(tmp_path, dtype):
+    model = network().to(dtype)
+    nn.init.normal_(model.head.bias)
+    save_model(model, tmp_path / "w.safetensors")
+    assert fingerprint(load_model(tmp_path / "w.safetensors")) == fingerprint(model)
+
+
+def test_a_folder_stands_for_its_weights(tmp_path):
+    save_model(network(), tmp_path / "weights.safetensors")
+    assert fingerprint(load_model(tmp_path)) == fingerprint(network())
+
+
+def test_tensors_of_every_kind_come_back(tmp_path):
+    tensors = {
+        "scalar": torch.tensor(3),
+        "empty": torch.zeros(0, 4),
+        "strided": torch.arange(6.0).reshape(2, 3).T,
+        "half": torch.randn(3).to(torch.bfloat16),
+        "flags": torch.tensor([True, False]),
+        "odd": torch.tensor([float("nan"), float("inf"), -0.0]),
+    }
+    write_tensors(tmp_path / "t", tensors, {"ünïcode": [1, None]})
+    again, record = read_tensors(tmp_path / "t")
+    assert record == {"ünïcode": [1, None]}
+    assert again.keys() == tensors.keys()
+    assert tensors_fingerprint(again) == tensors_fingerprint(tensors)
+    assert all(again[n].dtype == t.dtype and again[n].shape == t.shape for n, t in tensors.items())
+
+
+def test_the_fingerprint_sees_names_shapes_types_and_contents_but_no_order():
+    t = torch.arange(4.0)
+    base = tensors_fingerprint({"a": t, "b": t + 1})
+    assert tensors_fingerprint({"b": t + 1, "a": t}) == base
+    others = [{"a": t, "c": t + 1}, {"a": t, "b": t}, {"a": t.reshape(2, 2), "b": t + 1}, {"a": t.double(), "b": t + 1}]
+    assert base not in {tensors_fingerprint(o) for o in others}
+    assert len(base) == 16
+
+
+# Damage
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="^no checkpoint at .*gone.safetensors; train one with"):
+        load_model(tmp_path / "gone.safetensors")
+    with pytest.raises(CheckpointError, match="^no checkpoint at .*weights.safetensors"):
+        load_model(tmp_path)
+
+
+def test_every_truncation_is_refused(saved):
+    whole = saved.read_bytes()
+    for length in range(len(whole)):
+        saved.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="weights.safetensors"):
+            read_tensors(saved)
+
+
+def test_every_flipped_bit_is_refused_by_name(saved):
+    whole = saved.read_bytes()
+    for position in range(len(whole)):
+        for bit in (0, 6):
+            changed = bytearray(whole)
+            changed[position] ^= 1 << bit
+            saved.write_bytes(bytes(changed))
+            try:
+                read_tensors(saved)
+            except CheckpointError as error:
+                assert "weights.safetensors" in str(error)
+            else:
+                around = whole[max(0, position - 20) : position + 5]
+                pytest.fail(f"bit {bit} of byte {position} was flipped unnoticed near {around}")
+
+
+def test_flipped_bits_in_the_architecture_of_a_network_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_model(network(), path)
+    whole = path.read_bytes()
+    start = whole.index(b"record")
+    for position in range(start, start + 500, 7):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(CheckpointError, match="weights.safetensors"):
+            load_model(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\xff" * 64, b"PK\x03\x04" + b"\0" * 60], ids=repr)
+def test_another_file_is_refused(tmp_path, content):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="w.safetensors is no readable safetensors file"):
+        read_tensors(path)
+
+
+class Explosive:
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+@pytest.mark.parametrize("protocol", ["pickle", "torch"])
+def test_nothing_is_unpickled(tmp_path, monkeypatch, protocol):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "w.safetensors"
+    if protocol == "pickle":
+        path.write_bytes(pickle.dumps(Explosive()))
+    else:
+        torch.save({"weights": Explosive()}, path)
+    with pytest.raises(CheckpointError, match="no readable safetensors file"):
+        load_model(path)
+    assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}], ids=str)
+def test_a_foreign_safetensors_file_is_refused(tmp_path, metadata):
+    save_file({"a": torch.zeros(2)}, tmp_path / "w", metadata=metadata)
+    with pytest.raises(CheckpointError, match="w was not written by robustspike: its header lacks the format"):
+        load_model(tmp_path / "w")
+
+
+def test_tensors_without_a_network_are_refused_as_a_network(saved):
+    with pytest.raises(CheckpointError, match=r"holds no network \(its record has epoch\)"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "resnet"}, {"colour": "red"}, {"surrogate": {"name": "square"}}, {"time_steps": 0}], ids=str
+)
+def test_a_network_that_this_version_cannot_build_is_refused_by_file(tmp_path, change):
+    path = tmp_path / "w.safetensors"
+    model = network()
+    write_tensors(path, model.state_dict(), {"model": model.settings.record() | change})
+    with pytest.raises(CheckpointError, match="w.safetensors"):
+        load_model(path)
+
+
+def test_weights_of_another_architecture_are_refused_with_the_first_differences(tmp_path):
+    wide, path = network(num_classes=5), "somewhere"
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(network(), wide.state_dict(), path)
+    assert str(caught.value) == (
+        "somewhere does not fit this network: head.weight is [5, 256] and should be [3, 256]; "
+        "head.bias is [5] and should be [3]"
+    )
+    with pytest.raises(CheckpointError, match=r"0.weight is missing; .*; a is unexpected; b is unexpected and 1 more$"):
+        load_weights(nn.Sequential(nn.Linear(1, 1)), dict.fromkeys("abc", torch.zeros(1)), path)
+    before = fingerprint(network())
+    model = network()
+    with pytest.raises(CheckpointError):
+        load_weights(model, wide.state_dict(), path)
+    assert fingerprint(model) == before
+
+
+# Files are whole or not there
+
+
+def full_disk(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+WAYS = {"replace": (checkpoints.os, "replace"), "write": (Path, "write_bytes"), "killed": (Path, "write_bytes")}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_failed_write_leaves_the_old_file_whole(saved, monkeypatch, way):
+    before = saved.read_bytes()
+
+    def fails(path, content):
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise KeyboardInterrupt
+
+    owner, name = WAYS[way]
+    monkeypatch.setattr(owner, name, fails if way == "killed" else full_disk)
+    with pytest.raises((OSError, KeyboardInterrupt)):
+        write_tensors(saved, {"a": torch.ones(1000)}, {})
+    monkeypatch.undo()
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_failed_first_write_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints.os, "replace", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(tmp_path / "log.jsonl", "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced_only_when_the_block_succeeds(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with replacing(path) as unfinished:
+        unfinished.write_text("one")
+        assert unfinished.parent == path.parent
+        assert not path.exists()
+    assert path.read_text() == "one"
+    with pytest.raises(KeyError), replacing(path) as unfinished:
+        unfinished.write_text("two")
+        raise KeyError
+    assert path.read_text() == "one"
+
+
+def test_what_a_killed_process_left_behind_disturbs_nothing(saved):
+    saved.with_name(f".{saved.name}.123.unfinished").write_bytes(b"half")
+    assert read_tensors(saved)[1] == {"epoch": 3}
+    write_tensors(saved, {"a": torch.ones(1)}, {"epoch": 4})
+    assert read_tensors(saved)[1] == {"epoch": 4}
+
+
+def test_text_is_written_in_utf8(tmp_path):
+    write_text(tmp_path / "t.json", json.dumps({"ε": "8/255"}, ensure_ascii=False))
+    assert json.loads((tmp_path / "t.json").read_bytes().decode("utf-8")) == {"ε": "8/255"}

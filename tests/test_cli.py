@@ -1,0 +1,463 @@
+"""The command line: precedence, listings, one sentence for bad input, resuming after a kill."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robustspike import report, train
+from robustspike.checkpoints import fingerprint, load_model, save_model
+from robustspike.cli import SECTIONS, app, main
+from robustspike.experiment import Experiment, read_experiment
+from robustspike.models import digits_cnn
+from robustspike.results import Comparison, read_rows
+
+SMALL = ["--train-limit", "64", "--test-limit", "16", "--time-steps", "2", "--epochs", "1", "--train-steps", "1"]
+QUIET = ["--accelerator", "cpu", "--no-progress"]
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    """Runs a command in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("ROBUSTSPIKE_DEBUG", raising=False)
+
+    def run(*argv):
+        with pytest.raises(SystemExit) as leaving:
+            main([str(word) for word in argv])
+        out, err = capsys.readouterr()
+        return leaving.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained run; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("runs") / "sr-star"
+    with pytest.raises(SystemExit) as leaving:
+        main(["train", "--defence", "sr-star", "--out", str(folder), *SMALL, *QUIET])
+    assert not leaving.value.code
+    return folder
+
+
+def refused(result, *texts, code=1):
+    """The command was refused with exactly one sentence on stderr that holds these texts."""
+    exit_code, _, err = result
+    assert exit_code == code, err
+    assert err.count("\n") == 1
+    assert err.startswith("robustspike: ")
+    assert "Traceback" not in err
+    for text in texts:
+        assert text in err
+
+
+# --- the whole way
+
+
+def test_train_attack_report(cli, run, tmp_path, monkeypatch):
+    if not hasattr(report, "write_html"):
+        monkeypatch.setattr(report, "write_html", lambda c, path: path.write_text("<html>"), raising=False)
+    folder = tmp_path / "b"
+    shutil.copytree(run, folder)
+    code, out, _ = cli("attack", folder, "--eps", "0.1", *QUIET)
+    assert code == 0
+    for text in ("FGSM", "R-FGSM", "PGD-10", "RGA(gamma=0.2)", "worst case per sample", "liu2024-Linf-0.1"):
+        assert text in out
+    code, out, _ = cli("attack", folder, "--attack", "pgd", "--estimator", "rga", "--steps", "2,3", "--eps", "0.1", *QUIET)
+    assert code == 0
+    assert "PGD-2" in out
+    assert "PGD-3" in out
+    code, out, _ = cli("report", tmp_path, "--out", tmp_path / "page" / "r.html")
+    assert code == 0
+    assert "SR*" in out
+    assert "Also evaluated, not in this table: PGD-2-PGD-3-rga-Linf-0.1." in out
+    assert "<html" in (tmp_path / "page" / "r.html").read_text()
+    found = Comparison.model_validate_json((tmp_path / "page" / "r.json").read_text())
+    assert len(found.networks) == 1
+
+
+def test_the_recipe_gives_the_radius(cli, run, tmp_path):
+    code, _, _ = cli("attack", run, "--limit", 4, "--attack", "fgsm", "--out", tmp_path / "e", *QUIET)
+    assert code == 0
+    assert json.loads((tmp_path / "e" / "evaluation.json").read_text())["eps"] == 0.15
+
+
+def test_demo(cli, tmp_path, monkeypatch):
+    if not hasattr(report, "write_html"):
+        monkeypatch.setattr(report, "write_html", lambda c, path: path.write_text("<html>"), raising=False)
+    code, out, _ = cli("demo", "--quick", "--out", tmp_path, "--no-progress")
+    assert code == 0
+    assert "came out" in out or "NOT come out" in out
+    assert (tmp_path / "results.json").is_file()
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_out_has_a_speaking_default(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli("train", "--seed", "2", *SMALL, *QUIET)[0] == 0
+    assert (tmp_path / "runs" / "digits-digits-cnn-vanilla-seed2" / "weights.safetensors").is_file()
+
+
+# --- help and list
+
+
+@pytest.mark.parametrize("command", ["", "train", "attack", "demo", "list", "report"])
+def test_help_teaches(cli, command):
+    code, out, err = cli(*command.split(), "--help")
+    assert (code, err) == (0, "")
+    assert "robustspike" in out
+    if command:
+        assert f"robustspike {command} " in out
+        assert "Example" in out
+        assert "--config" in out
+
+
+def test_without_arguments_there_is_help(cli):
+    code, out, _ = cli()
+    assert code == 0
+    assert "demo" in out
+
+
+def test_every_field_of_a_record_is_a_flag(cli):
+    _, out, _ = cli("train", "--help")
+    assert {f"--{name.replace('_', '-')}" for name in Experiment.model_fields} <= set(re.findall(r"--[a-z-]+", out))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_list_has_every_name_with_a_line(cli, section):
+    code, out, _ = cli("list", section)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == section
+    assert [line.split()[0] for line in lines[1:]] == list(SECTIONS[section])
+    assert all(len(line.split()) > 2 for line in lines[1:])
+
+
+def test_list_alone_lists_everything(cli):
+    _, out, _ = cli("list")
+    assert [line for line in out.splitlines() if not line.startswith(" ")] == list(SECTIONS)
+
+
+# --- config files
+
+
+def test_flags_win_over_the_config_and_the_config_over_the_recipe(cli, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "defence: sr\nlr: 2e-3\nflip: true\nbatch-size: 16\ntrain_limit: 64\ntime_steps: 2\nepochs: 3\n"
+        f"accelerator: cpu\nprogress: false\nmomentum: 0\nweight_decay:\nout: {tmp_path / 'run'}\n"
+    )
+    assert cli("train", "--config", config, "--epochs", "1", "--momentum", "0.5")[0] == 0
+    made = read_experiment(tmp_path / "run")
+    assert (made.epochs, made.momentum) == (1, 0.5)  # flags
+    assert (made.defence, made.lr, made.flip, made.batch_size) == ("sr", 0.002, True, 16)  # config
+    assert (made.model, made.weight, made.schedule) == ("digits-cnn", 0.3, "one-cycle")  # recipe
+
+
+def test_a_config_for_attacks(cli, run, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("attack: [pgd]\nestimator: rga\nsteps: [2, 3]\neps: 8/255\nlimit: 4\naccelerator: cpu\n")
+    code, _, err = cli("attack", run, "--config", config, "--out", tmp_path / "e", "--no-progress")
+    assert (code, err) == (0, "")
+    header = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    assert [(m["attack"], m["estimator"]) for m in header["members"]] == [(f"PGD-{n}", "RGA(gamma=0.2)") for n in (2, 3)]
+    assert header["eps"] == 8 / 255
+
+
+@pytest.mark.parametrize(
+    ("text", "texts"),
+    [
+        ("epohcs: 3", ["unknown key 'epohcs'", "did you mean epochs"]),
+        ("epochs: many", ["c.yaml: epochs", "'many'"]),
+        ("epochs: 1.5", ["c.yaml: epochs", "1.5"]),
+        ("flip: perhaps", ["c.yaml: flip", "'perhaps'"]),
+        ("lr: {a: 1}", ["c.yaml: lr: expected a value"]),
+        ("lr: [", ["c.yaml", "no valid YAML"]),
+        ("- lr", ["c.yaml", "expected one `name: value` per line, got a list"]),
+    ],
+)
+def test_an_unfit_config(cli, tmp_path, text, texts):
+    config = tmp_path / "c.yaml"
+    config.write_text(text)
+    refused(cli("train", "--config", config, "--out", tmp_path / "run"), *texts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_config(cli, tmp_path):
+    refused(cli("train", "--config", tmp_path / "c.yaml"), "no file", "c.yaml")
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("flags", "texts"),
+    [
+        (["--model", "vgg12"], ["unknown model 'vgg12'; did you mean vgg11", "wrn16"]),
+        (["--defence", "srstar"], ["unknown defence 'srstar'; did you mean sr-star", "vanilla"]),
+        (["--surrogate", "archtan"], ["unknown surrogate 'archtan'; did you mean arctan"]),
+        (["--data", "digit"], ["Unknown data 'digit'", "did you mean digits"]),
+        (["--train-eps", "8"], ["eps=8 is larger than the pixel range", '"8/255"']),
+        (["--test-limit", "0"], ["test_limit: expected greater than or equal to 1, got 0"]),
+        (["--train-limit", "100000"], ["train_limit: expected 1 to 1258", "100000"]),
+        (["--accelerator", "abacus"], ["accelerator 'abacus' cannot be used here"]),
+        (["--precision", "3-bit"], ["recision", "3-bit"]),
+        (["--encoder", "frames"], ["takes inputs [N, 8, 1, 8, 8]"]),
+    ],
+)
+def test_training_that_cannot_be(cli, tmp_path, flags, texts):
+    refused(cli("train", *flags, "--out", tmp_path / "run", "--no-progress"), *texts)
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "texts"),
+    [
+        (["--eps", "8"], ["eps=8 is larger than the pixel range [0, 1]", 'did you mean "8/255"']),
+        (["--eps", "much"], ['eps must be a number or a fraction like "8/255"', "'much'"]),
+        (["--suite", "liu2042"], ["unknown suite 'liu2042'; did you mean liu2024"]),
+        (["--attack", "pdg"], ["unknown attack 'pdg'; did you mean pgd", "fgsm"]),
+        (["--attack", "pgd", "--estimator", "brga"], ["unknown estimator 'brga'; did you mean rga", "cba"]),
+        (["--attack", "pgd", "--estimator", "bptt:arctang"], ["unknown surrogate 'arctang'; did you mean arctan"]),
+        (["--estimator", "rga"], ["suite 'liu2024' fixes estimator itself"]),
+        (["--steps", "ten"], ["--steps: expected whole numbers", "'ten'"]),
+        (["--split", "train"], ['split must be "test" or "validation"']),
+        (["--limit", "10000"], ["test_limit: expected 1 to 539"]),
+        (["--data", "nowhere.npz"], ["nowhere.npz: expected an .npz file, got no such file"]),
+    ],
+)
+def test_attacks_that_cannot_be(cli, run, tmp_path, flags, texts):
+    refused(cli("attack", run, *flags, "--out", tmp_path / "e", *QUIET), *texts)
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "texts"),
+    [
+        (["trian"], ["trian"]),
+        (["train", "--modle", "vgg5"], ["--modle", "robustspike train --help"]),
+        (["train", "--epochs", "many"], ["--epochs", "many"]),
+        (["attack"], ["RUN", "attack --help"]),
+    ],
+)
+def test_misuse_exits_with_2(cli, argv, texts):
+    code, _, err = cli(*argv)
+    assert code == 2
+    assert err.count("\n") == 1
+    for text in texts:
+        assert text.lower() in err.lower()
+
+
+def test_unknown_section(cli):
+    refused(cli("list", "attack"), "nothing called 'attack' to list; did you mean attacks")
+
+
+def npz(path, channels=1, labels=10, n=40):
+    draw = np.random.default_rng(0)
+    images, numbers = draw.integers(0, 255, (n, 8, 8, channels), dtype=np.uint8), np.arange(n) % max(labels, 1)
+    np.savez(path, train_images=images, train_labels=numbers, test_images=images, test_labels=numbers)
+    return path
+
+
+def test_data_that_does_not_fit_the_network(cli, run, tmp_path):
+    def attacked(path):
+        return cli("attack", edited, "--data", path, "--eps", "0.1", "--out", tmp_path / "e", *QUIET)
+
+    edited = tmp_path / "run"  # without limits
+    shutil.copytree(run, edited)
+    record = edited / "experiment.yaml"
+    record.write_text(re.sub(r"(train_limit|test_limit): \d+", r"\1:", record.read_text()))
+    refused(attacked(npz(tmp_path / "rgb.npz", channels=3)), "takes inputs [N, 1, 8, 8], got [40, 3, 8, 8]")
+    refused(attacked(npz(tmp_path / "many.npz", labels=12)), "labels go up to 11", "only 10 classes")
+    refused(attacked(npz(tmp_path / "none.npz", n=0)), "0 images")
+
+
+def test_labels_out_of_range(cli, tmp_path):
+    images = np.zeros((40, 8, 8, 1), dtype=np.uint8)
+    labels = np.arange(40) % 4 - 1
+    np.savez(tmp_path / "d.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    refused(cli("train", "--data", tmp_path / "d.npz", "--out", tmp_path / "r"), "expected labels from 0, got -1")
+
+
+def test_a_run_that_is_missing_truncated_or_foreign(cli, run, tmp_path):
+    def attacked(folder):
+        return cli("attack", folder, "--eps", "0.1", *QUIET)
+
+    refused(attacked(tmp_path / "nowhere"), "no run at", "nowhere", "robustspike train")
+    refused(attacked(tmp_path), "experiment.yaml is missing")
+    broken = tmp_path / "run"
+    shutil.copytree(run, broken)
+    weights = broken / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refused(attacked(broken), "weights.safetensors is no readable safetensors file", "truncated")
+    weights.write_bytes(b"PK\x03\x04 a pickle from elsewhere")
+    refused(attacked(broken), "weights.safetensors is no readable safetensors file")
+    weights.unlink()
+    refused(attacked(broken), "no checkpoint at", "weights.safetensors")
+    (broken / "experiment.yaml").write_text("data: digits\nwings: 2\n")
+    refused(attacked(broken), "experiment.yaml: unknown setting 'wings'")
+
+
+def test_a_network_other_than_the_record_says(cli, run, tmp_path):
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    save_model(digits_cnn(time_steps=2, in_channels=3), other / "weights.safetensors")
+    refused(cli("attack", other, "--eps", "0.1", *QUIET), "takes inputs [N, 3, 8, 8], got [16, 1, 8, 8]")
+
+
+def test_a_folder_in_use_needs_resume(cli, run, tmp_path):
+    before = (run / "weights.safetensors").read_bytes()
+    again = ["train", "--defence", "sr-star", "--out", run, *SMALL, *QUIET]
+    refused(cli(*again), "holds a training run already", "--resume", "--out")
+    refused(cli(*again, "--resume", "--lr", "0.5"), "holds a run with lr 0.1 (not 0.5)")
+    assert cli(*again, "--resume")[0] == 0
+    assert cli("train", "--out", run, "--resume", "--no-progress")[0] == 0  # settings come from the record
+    assert (run / "weights.safetensors").read_bytes() == before
+    attack = ["attack", run, "--attack", "fgsm", "--out", tmp_path / "e", "--eps", "0.1", *QUIET]
+    assert cli(*attack)[0] == 0
+    refused(cli(*attack), "--resume")
+    assert cli(*attack, "--resume")[0] == 0
+    refused(cli(*attack, "--resume", "--seed", "1"), "holds another evaluation: seed differ")
+
+
+def test_reports_say_what_is_missing(cli, run, tmp_path):
+    refused(cli("report", tmp_path / "nowhere"), "no such folder")
+    bare = tmp_path / "run"
+    shutil.copytree(run, bare)
+    shutil.rmtree(bare / "attacks", ignore_errors=True)
+    refused(cli("report", bare), "no evaluation in", "robustspike attack")
+
+
+def test_nan_in_the_loss_names_the_last_good_checkpoint(cli, tmp_path, monkeypatch):
+    step, calls = train._Run.step, []
+
+    def poisoned(self, x, y):
+        calls.append(1)
+        return float("nan") if len(calls) > 1 else step(self, x, y)
+
+    monkeypatch.setattr(train._Run, "step", poisoned)
+    argv = ["train", "--out", tmp_path / "r", *SMALL, *QUIET, "--epochs", "3"]
+    refused(cli(*argv), "the loss became nan in epoch 2", f"last good checkpoint is {tmp_path / 'r' / 'weights.safetensors'}")
+    assert load_model(tmp_path / "r")
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_names_the_file_and_keeps_what_was_there(cli, run, tmp_path, monkeypatch):
+    folder = tmp_path / "r"
+    assert cli("train", "--out", folder, *SMALL, *QUIET)[0] == 0
+    before = fingerprint(load_model(folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        argv = ["train", "--out", tmp_path / "new", *SMALL, *QUIET]
+        refused(cli(*argv), "no space left", str(tmp_path / "new" / "experiment.yaml"), "--resume")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        argv = ["attack", folder, "--attack", "fgsm", "--eps", "0.1", "--out", tmp_path / "e", *QUIET]
+        refused(cli(*argv), "no space left", "samples.jsonl")
+    assert cli(*argv, "--resume")[0] == 0
+    assert fingerprint(load_model(folder)) == before
+    assert not list(tmp_path.rglob("*.unfinished"))
+
+
+def test_a_file_in_the_way(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(cli("train", "--out", tmp_path / "file" / "run", *SMALL, *QUIET), str(tmp_path / "file"))
+
+
+def test_an_interrupt_says_how_to_go_on(cli, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train._Run, "step", interrupted)
+    result = cli("train", "--out", tmp_path / "a b", *SMALL, *QUIET)
+    refused(result, "interrupted", f"robustspike train --out '{tmp_path / 'a b'}'", "--resume", code=130)
+
+
+def test_bugs_and_debugging_show_tracebacks(monkeypatch, capsys):
+    monkeypatch.setenv("ROBUSTSPIKE_DEBUG", "1")
+    with pytest.raises(ValueError, match="nothing called"):
+        main(["list", "nonsense"])
+    monkeypatch.delenv("ROBUSTSPIKE_DEBUG")
+    monkeypatch.setattr("robustspike.cli._first_line", lambda thing: {}["bug"])
+    with pytest.raises(KeyError, match="bug"):
+        main(["list"])
+
+
+def test_memory_that_does_not_suffice(cli, run, tmp_path, monkeypatch):
+    def out_of_memory(*_, **__):
+        raise torch.OutOfMemoryError("tried to allocate much")
+
+    monkeypatch.setattr("robustspike.cli.attack_run", out_of_memory)
+    refused(cli("attack", run), "out of memory (tried to allocate much); use a smaller --batch-size")
+
+
+def test_the_app_knows_its_commands():
+    names = {command.name for command in app.registered_commands}
+    assert names == {"train", "attack", "demo", "list", "report"}
+
+
+# --- kill -9
+
+
+def killed(argv, file, lines):
+    """Start a command in a process of its own and kill it as soon as ``file`` holds so many lines."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    code = f"import torch; torch.set_num_threads({torch.get_num_threads()}); from robustspike.cli import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, argv)], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (file.exists() and file.read_text().count("\n") >= lines):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        assert process.poll() is None, "it ended before it could be killed"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_training_killed_and_resumed_ends_with_the_same_weights(cli, tmp_path):
+    argv = ["train", "--defence", "sr-star", *SMALL, *QUIET, "--epochs", "20", "--batch-size", "16"]
+    killed([*argv, "--out", tmp_path / "killed"], tmp_path / "killed" / "log.jsonl", 2)
+    assert (tmp_path / "killed" / "log.jsonl").read_text().count("\n") < 20
+    assert cli(*argv, "--out", tmp_path / "killed", "--resume")[0] == 0
+    assert cli(*argv, "--out", tmp_path / "whole")[0] == 0
+    prints = [fingerprint(load_model(tmp_path / name)) for name in ("killed", "whole")]
+    assert prints[0] == prints[1]
+    assert fingerprint(load_model(tmp_path / "killed" / "best.safetensors")) == fingerprint(
+        load_model(tmp_path / "whole" / "best.safetensors")
+    )
+
+
+def without_seconds(folder):
+    rows = read_rows(folder)
+    for row in rows:
+        for attempt in row["attempts"]:
+            del attempt["seconds"]
+    return sorted(rows, key=lambda row: row["sample"])
+
+
+def test_an_evaluation_killed_and_resumed_has_the_same_rows(cli, tmp_path):
+    argv = ["--train-limit", "64", "--time-steps", "2", "--epochs", "2", "--lr", "0.02", "--batch-size", "16"]
+    assert cli("train", "--out", tmp_path / "run", *argv, *QUIET)[0] == 0
+    attack = ["attack", tmp_path / "run", "--eps", "0.05", "--limit", "200", "--batch-size", "4", *QUIET]
+    killed([*attack, "--out", tmp_path / "killed"], tmp_path / "killed" / "samples.jsonl", 8)
+    done = len(read_rows(tmp_path / "killed"))
+    assert 8 <= done < 200
+    assert cli(*attack, "--out", tmp_path / "killed", "--resume")[0] == 0
+    assert cli(*attack, "--out", tmp_path / "whole")[0] == 0
+    assert without_seconds(tmp_path / "killed") == without_seconds(tmp_path / "whole")
