@@ -65,9 +65,9 @@ class Poisson(nn.Module):
 class Phase(nn.Module):
     """Weighted phase coding: step t carries bit_t(x)·2^−(1 + (t−1) mod K), most significant bit first.
 
-    x is rounded to K bits, q = round((2^K − 1)·x), clipped to 0 … 2^K − 1. The differentiable stand-in for step t is x·(1 − 2^−K)·w_t / Σw, that
-    is slope w_t = 2^−(1 + (t−1) mod K) up to 2^−K: over one period the stand-in sums to x·(1 − 2^−K), which is what the
-    bits sum to, so the gradient of a period is that of the identity.
+    x is rounded to K bits, q = round((2^K − 1)·x), and clipped to their range. The differentiable stand-in for step t
+    is x·w_t with w_t = 2^−(1 + (t−1) mod K): over one period it sums to x·(1 − 2^−K), which is what the bits sum to up to
+    rounding.
 
     Args:
         time_steps: T.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
-import re
 import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -110,10 +110,8 @@ def _header(
     model: nn.Module, data: Split, suite: Suite, seed: int, batch_size: int, survivors_only: bool,
     model_name: str | None, data_name: str,
 ) -> Header:  # fmt: skip
-    settings = [re.sub(r" at 0x[0-9a-f]+", "", repr(m)) for m in suite.attacks]  # addresses differ between processes
     members = [
-        Member(attack=a, estimator=e, settings=text)
-        for (a, e), text in zip(map(describe, suite.attacks), settings, strict=True)
+        Member(attack=a, estimator=e, settings=settings_text(m)) for m in suite.attacks for a, e in [describe(m)]
     ]
     versions = {name: metadata.version(name) for name in ("torch", "numpy")}
     return Header(
@@ -132,6 +130,23 @@ def _header(
         stochastic=bool(getattr(model, "stochastic", False)),
         versions={"python": platform.python_version(), **versions},
     )
+
+
+def settings_text(value: Any) -> str:
+    """A representation that is equal in every process: functions by name, networks by their weights.
+
+    Example:
+        >>> settings_text(UniformNoise(Linf(0.1)))
+        'UniformNoise(ball=Linf(eps=0.1), tries=1)'
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = (f"{f.name}={settings_text(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        return f"{type(value).__name__}({', '.join(parts)})"
+    if isinstance(value, nn.Module):
+        return f"{type(value).__name__}[{fingerprint(value)}]"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(settings_text, value))})"
+    return str(getattr(value, "__qualname__", repr(value)))
 
 
 def _previous_rows(header: Header, out: str | Path | None, resume: bool) -> dict[int, dict[str, Any]]:

@@ -133,7 +133,9 @@ def estimating(model: nn.Module, estimator: Estimator) -> Iterator[None]:
         ...     logits = model(torch.rand(1, 1, 8, 8))
     """
     if isinstance(estimator, type):
-        raise ValueError(f"estimator must be an instance such as {estimator.__name__}(), got the class {estimator.__name__}")
+        raise ValueError(
+            f"estimator must be an instance such as {estimator.__name__}(), got the class {estimator.__name__}"
+        )
     layers: list[Any] = list(spiking_layers(model).values())
     if not layers and estimator != BPTT():
         raise ValueError(

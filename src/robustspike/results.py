@@ -366,7 +366,7 @@ def comparison_table(comparison: Comparison) -> Table:
     rows = []
     for network in comparison.networks:
         s = network.summary
-        rows.append((network.name, str(s.clean), *(str(s.by_attack[a]) for a in attacks), str(s.robust)))
+        rows.append((network.name, str(s.clean), *(str(s.by_attack.get(a, "·")) for a in attacks), str(s.robust)))
     return Table(
         title=f"{comparison.title}: accuracy in % [95 % interval] under {under(first.header)}",
         columns=("network", "clean", *attacks, "worst case"),

@@ -132,6 +132,7 @@ def fit(
     )  # fmt: skip
     _check(settings)
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
+    _check_labels(model, train)
     run = _Run(fabric, model, objective, settings, None if out is None else Path(out))
     run.restore(resume)
     train = train.to(fabric.device)
@@ -154,6 +155,14 @@ def clean_accuracy(model: nn.Module, data: Split, batch_size: int = 256) -> floa
     with frozen(model), torch.no_grad():
         batches = zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)
         return sum(int((model(x).argmax(1) == y).sum()) for x, y in batches) / len(data)
+
+
+def _check_labels(model: nn.Module, train: Split) -> None:
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with frozen(model), torch.no_grad():
+        classes = model(train.images[:1].to(device)).shape[1]
+    if int(train.labels.max()) >= classes:
+        raise ValueError(f"labels go up to {int(train.labels.max())}, but the model has only {classes} classes")
 
 
 def _check(settings: Schedule) -> None:

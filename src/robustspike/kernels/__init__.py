@@ -39,7 +39,9 @@ def pick(currents: Tensor, neuron: Neuron) -> str:
     """The kernel for these currents: the compiled one where it applies, else the fused one in PyTorch operations."""
     covered = native.covers(currents, neuron.surrogate)
     if _forced.get() == "native" and not covered:
-        raise ValueError(f"the compiled kernel does not take {currents.dtype} on {currents.device} with {neuron.surrogate}")
+        raise ValueError(
+            f"the compiled kernel does not take {currents.dtype} on {currents.device} with {neuron.surrogate}"
+        )
     return _forced.get() or ("native" if covered else "eager")
 
 
