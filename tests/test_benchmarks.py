@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-
-import robustspike as rs
 from benchmarks import comparisons, networks, plain
 from benchmarks.__main__ import main
 from benchmarks.comparisons import QUICK
 from benchmarks.networks import Pair
 from benchmarks.timing import Candidate, Spread, operations, ratio
+
+import robustspike as rs
 
 
 @pytest.fixture(autouse=True)

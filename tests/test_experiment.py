@@ -37,6 +37,15 @@ SMALL = {"train_limit": 64, "test_limit": 16, "time_steps": 2, "epochs": 1, "tra
 MODULES = [m.name for m in pkgutil.iter_modules(robustspike.experiment.__path__, "robustspike.experiment.")]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Networks this small are no faster on more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two trained and attacked runs; read only."""
@@ -294,7 +303,7 @@ def test_partial_folders_say_what_is_missing(runs, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "experiment.yaml").write_text(Experiment.of().yaml())
-    with pytest.raises(ResultError, match="no evaluation in .*bare; run `robustspike attack"):
+    with pytest.raises(ResultError, match=r"no evaluation in .*bare; run `robustspike attack"):
         comparison([bare])
     with pytest.raises(ResultError, match="bare has no evaluation"):
         comparison([runs / "at", bare])

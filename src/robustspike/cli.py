@@ -55,6 +55,8 @@ SECTIONS: dict[str, Mapping[str, Any]] = {
     "encoders": ENCODERS,
 }
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -90,7 +92,7 @@ def _as_typed(flag: Any, value: Any, ctx: typer.Context, where: str) -> Any:
     many = getattr(flag, "multiple", False) or getattr(flag, "nargs", 1) == -1
     typed: Any = texts if many else ",".join(texts)
     try:
-        flag.type_cast_value(ctx, typed)
+        flag.process_value(ctx, typed)
     except Exception as error:
         if not hasattr(error, "message"):
             raise
@@ -218,7 +220,7 @@ def attack_command(
         run, chosen, split=split, limit=limit, checkpoint=checkpoint, data=data, out=out, resume=resume, seed=seed,
         batch_size=batch_size, survivors_only=not each, accelerator=accelerator, progress=progress,
     )  # fmt: skip
-    show(outcome.table())
+    show(outcome.table(), keep=6)
     folder = out or run / "attacks" / evaluation_name(chosen, split, limit, checkpoint, seed, not each)
     _say(f"Every sample's outcome is in {folder}. Next: robustspike report {shlex.quote(str(run))}")
 
@@ -335,7 +337,7 @@ def _one_sentence(argv: list[str]) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, typer.Abort):
         again = [*argv, *(["--resume"] if argv[:1] in (["train"], ["attack"]) and "--resume" not in argv else [])]
-        _fail(f"interrupted; all finished work is kept, go on with: {shlex.join(['robustspike', *again])}", 130)
+        _fail(f"interrupted; all finished work is kept, go on with: {shlex.join(['robustspike', *again])}", INTERRUPTED)
     except OSError as error:
         _fail(_disk(error), 1)
     except torch.OutOfMemoryError as error:
@@ -371,7 +373,10 @@ def main(argv: list[str] | None = None) -> None:
     """
     argv = sys.argv[1:] if argv is None else argv
     with _one_sentence(argv):
-        raise SystemExit(app(argv or ["--help"], prog_name="robustspike", standalone_mode=False) or 0)
+        code = app(argv or ["--help"], prog_name="robustspike", standalone_mode=False) or 0
+        if code == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code
+            raise KeyboardInterrupt
+        raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -111,11 +111,12 @@ def verdict(found: Comparison) -> str:
 
 
 def _write(found: Comparison, out: Path, console: Console) -> None:
-    from robustspike.report import write_html  # draws with matplotlib: loaded when needed
+    from robustspike.report import write_curves, write_html  # draws with matplotlib: loaded when needed
 
     results, page = out / "results.json", out / "report.html"
     write_text(results, found.model_dump_json(indent=1) + "\n")
     write_html(found, page)
+    write_curves(found, out / "curves.svg")
     console.print()
     show(comparison_table(found), console)
     console.print()

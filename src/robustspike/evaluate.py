@@ -177,10 +177,15 @@ def _previous_rows(header: Header, out: str | Path | None, resume: bool) -> dict
 def _append(out: str | Path | None, rows: list[dict[str, Any]]) -> None:
     if out is None:
         return
-    with (Path(out) / ROWS_FILE).open("a") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
-        file.flush()
-        os.fsync(file.fileno())
+    path = Path(out) / ROWS_FILE
+    try:
+        with path.open("a") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)  # a full disk names none
+        raise
 
 
 def _progress(shown: bool) -> Progress:

@@ -302,11 +302,18 @@ class _Run:
             )
         load_weights(self.model, _part(tensors, "model."), path)
         states: dict[int, dict[str, Any]] = {}
+        parameters = list(self.model.parameters())
         for key, value in _part(tensors, "optimizer.").items():
             index, name = key.split(".", 1)
+            if value.shape == (like := parameters[int(index)]).shape:  # fused steps need the parameter's memory layout
+                value = torch.empty_like(like).copy_(value)
             states.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+        for parameter, state in self.optimizer.state.items():  # laid out as the parameter: else sums round differently
+            for name, value in state.items():
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter).copy_(value)
         self.log = [Epoch(**row) for row in record["log"]]
 
 

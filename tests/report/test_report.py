@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from itertools import pairwise
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
@@ -14,7 +15,7 @@ from scipy import stats
 from tests.report import made
 from tests.report.page_reader import Page, squeezed
 
-from robustspike.report import figures, html_of, svg, words, write_html
+from robustspike.report import figures, html_of, svg, words, write_curves, write_html
 from robustspike.results import Comparison, Curve, rate
 
 HOSTILE = """<script>alert(1)</script>"'&<b> $\\frac{1}$ 网络 _x\x01\n{{ 7 * 7 }} </style>"""
@@ -342,3 +343,17 @@ def test_labels_do_not_lie_upon_each_other():
 @pytest.mark.parametrize("module", [figures, words, svg])
 def test_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
+
+
+def test_the_curves_alone_are_a_whole_svg_file(four, tmp_path):
+    comparison, *_ = four
+    write_curves(comparison, tmp_path / "curves.svg")
+    root = ElementTree.parse(tmp_path / "curves.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    text = (tmp_path / "curves.svg").read_text()
+    used = set(re.findall(r"var\((--[a-z0-9]+)\)", text))
+    assert used
+    assert all(f"{name}:" in text for name in used)
+    assert all(network.name in text for network in comparison.networks)
+    with pytest.raises(ValueError, match="curve"):
+        write_curves(replaced(comparison.model_copy(update={"networks": comparison.networks[:1]}), 0, curve=None), "x")

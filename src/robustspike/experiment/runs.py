@@ -13,11 +13,12 @@ from lightning_fabric import Fabric
 from robustspike.attacks import PGD, SUITES, Suite
 from robustspike.balls import Linf
 from robustspike.checkpoints import CheckpointError, load_model, write_text
-from robustspike.data import DataError, DataSet, load
+from robustspike.data import DataError, DataSet, Split, load
 from robustspike.defences import DEFENCES, Objective
 from robustspike.evaluate import evaluate
 from robustspike.experiment.names import chosen, parse_surrogate
 from robustspike.experiment.record import RECORD, Experiment, read_experiment
+from robustspike.gradients import frozen
 from robustspike.models import MODELS, SNN
 from robustspike.results import Outcome
 from robustspike.train import BEST, STATE, WEIGHTS, Epoch, fit
@@ -154,6 +155,14 @@ def evaluation_name(
     return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([*parts, *(name for name, shown in unusual.items() if shown)]))
 
 
+def _check_fit(model: SNN, samples: Split) -> None:
+    """Refuse images or labels that the network cannot take, before anything is written."""
+    with frozen(model), torch.no_grad():
+        classes = model(samples.images[:1].to(next(model.parameters()).device)).shape[1]
+    if int(samples.labels.max()) >= classes:
+        raise DataError(f"labels go up to {int(samples.labels.max())}, but the network has only {classes} classes")
+
+
 def attack(
     run: str | Path,
     suite: Suite,
@@ -198,6 +207,7 @@ def attack(
     samples = getattr(whole, split)
     if limit is not None and not of_test:
         samples = samples.subset(limit)
+    _check_fit(model, samples)
     name = evaluation_name(suite, split, limit, checkpoint, seed, survivors_only)
     return evaluate(
         model, samples, suite, out=Path(run) / EVALUATIONS / name if out is None else out, resume=resume, seed=seed,

@@ -10,27 +10,43 @@ from rich.text import Text
 from robustspike.results import Table
 
 
-def show(table: Table, console: Console | None = None) -> None:
-    """Print a table; where it would be too wide, intervals go to a line of their own."""
+def show(table: Table, console: Console | None = None, keep: int | None = None) -> None:
+    """Print a table as wide as the terminal allows.
+
+    Where it is too wide, intervals and words go to lines of their own; then the last columns are left out and named.
+
+    Args:
+        table: figures.
+        console: None: standard output.
+        keep: so many first columns are always shown; None: all.
+    """
     console = console or Console()
-    for stacked in (False, True):
-        grid = _grid(table, stacked)
-        if grid.__rich_measure__(console, console.options.update(max_width=10_000)).maximum <= console.width:
-            break
+    total = len(table.columns)
+    unlimited = console.options.update(max_width=10_000)
+    for shown in range(total, (keep or total) - 1, -1):
+        for stacked in (False, True):
+            grid = _grid(table, shown, stacked)
+            if grid.__rich_measure__(console, unlimited).maximum <= console.width:
+                break
+        else:
+            continue
+        break
     console.print(Text(table.title, style="bold"))
     console.print(grid)
+    if shown < total:
+        left_out = ", ".join(table.columns[shown:])
+        console.print(Text(f"Left out for lack of width: {left_out}.", style="dim"))
     if table.note:
         console.print(Text(table.note, style="dim"))
 
 
-def _grid(table: Table, stacked: bool) -> Grid:
+def _grid(table: Table, shown: int, stacked: bool) -> Grid:
     grid = Grid(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    for k, name in enumerate(table.columns):
-        grid.add_column(Text(name), justify="left" if k < 2 and _in_words(table, k) else "right")
+    for k, name in enumerate(table.columns[:shown]):
+        words = all(not row[k][:1].isdigit() for row in table.rows)
+        text = Text(name.replace(" ", "\n") if stacked else name)
+        grid.add_column(text, justify="left" if words else "right", overflow="fold")
     for row in table.rows:
-        grid.add_row(*(Text(cell.replace(" [", "\n[") if stacked else cell) for cell in row))
+        cells = (cell.replace(" [", "\n[").replace(" per ", "\nper ") if stacked else cell for cell in row[:shown])
+        grid.add_row(*map(Text, cells))
     return grid
-
-
-def _in_words(table: Table, column: int) -> bool:
-    return any(row[column][:1].isalpha() for row in table.rows)

@@ -18,6 +18,17 @@ def series(index: int) -> str:
     return f"#0a0b{index % len(LIGHT):02x}"
 
 
+def alone() -> str:
+    """The style of a figure that stands in no page: light or dark with the reader's setting, on paper of its own."""
+    light, dark = (" ".join(f"--c{i}: {c};" for i, c in enumerate(colours)) for colours in (LIGHT, DARK))
+    return (
+        f"svg {{ {light} --grid: #dfe2e7; --muted: #5b6069; color: #1a1c20; background: #fff; "
+        'font-family: system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif; } '
+        f"@media (prefers-color-scheme: dark) {{ svg {{ {dark} --grid: #353a44; --muted: #a3a9b4; color: #e8eaee; "
+        "background: #16181d; } }"
+    )
+
+
 def with_variables(style: str) -> str:
     """A style with the CSS variables in place of their stand-ins."""
     for stand_in, variable in _STANDING_FOR.items():

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from robustspike.report.colours import DARK, LIGHT
 from robustspike.report.figures import NARROW, WIDE, Drawing, bars, curves
+from robustspike.report.svg import standalone
 from robustspike.report.words import (
     conditions,
     differences,
@@ -141,8 +142,21 @@ def write_html(comparison: Comparison, path: str | Path) -> None:
         comparison: the networks and their figures.
         path: the file; its folder is made where missing.
     """
-    target = Path(path)
-    text = html_of(comparison)
+    _write(html_of(comparison), Path(path))
+
+
+def write_curves(comparison: Comparison, path: str | Path) -> None:
+    """Write the ε-curves alone as an SVG file that follows the reader's light or dark setting.
+
+    Raises:
+        ValueError: if no network has a curve.
+    """
+    if not any(network.curve for network in comparison.networks):
+        raise ValueError("expected a network with an ε-curve, got none; attack it at several ε first")
+    _write(standalone(curves(comparison.networks, WIDE).svg), Path(path))
+
+
+def _write(text: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:

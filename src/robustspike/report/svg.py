@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from robustspike.report.colours import with_variables
+from robustspike.report.colours import alone, with_variables
 
 DPI = 72  # one unit of the SVG is then one CSS pixel
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
@@ -47,6 +47,16 @@ def inline(figure: Figure, prefix: str, alt: str) -> str:
     root.attrib.update({"role": "img", "aria-label": alt, "width": str(width), "height": str(height)})
     root.attrib.pop("version", None)
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def standalone(svg: str) -> str:
+    """An inline figure as a file of its own."""
+    root = ElementTree.fromstring(svg)
+    root.set("xmlns", "http://www.w3.org/2000/svg")
+    style = ElementTree.Element("style")
+    style.text = alone()
+    root.insert(0, style)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 def _local(name: str) -> str:

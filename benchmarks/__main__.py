@@ -1,0 +1,127 @@
+"""``python -m benchmarks``: print the table, and with ``--out`` write it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks import comparisons, machine, networks
+from benchmarks.comparisons import QUICK, Comparison, Row, Scale
+from benchmarks.document import document
+from benchmarks.networks import Contest, Pair
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line, measure, print, write."""
+    parser = argparse.ArgumentParser("python -m benchmarks", description="Time robustspike against plain code.")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, few rounds: shows only that it works")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the table here, as Markdown")
+    options = parser.parse_args(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        page = measure(QUICK if options.quick else Scale(), device, progress)
+    print(page, end="")
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(page, encoding="utf-8")
+    return 0
+
+
+def measure(scale: Scale, device: torch.device, progress: Progress) -> str:
+    """Everything in one process; the page."""
+    facts = {"Measured": f"{date.today():%Y-%m-%d}, `{_command(scale)}`"} | machine.description(device)
+    bench = Bench(scale, device, progress)
+    for comparison in comparisons.neurons(scale, device):
+        bench.run(comparison)
+    with bench.setup("two equal networks"):
+        pair = networks.make_pair(scale.network, scale.time_steps, scale.image_size, device)
+        x, y = comparisons.batch(pair, scale)
+        networks.check(pair, x[:2], y[:2])
+        notes = [_agreement(pair, scale)]
+    for make in (comparisons.training, comparisons.attack_step):
+        bench.run(make(pair, scale))
+    with bench.setup("a batch of which half falls"):
+        contest = networks.half_falling(pair, scale.batch, scale.steps, scale.eps, scale.step_size)
+        notes.append(_fallen(pair, contest, scale))
+    bench.run(comparisons.attack(pair, contest, scale))
+    return document(bench.rows, bench.peaks, facts, notes, f"Speed on one {device.type.upper()}" + _warning(scale))
+
+
+class Bench:
+    """Runs comparisons with a progress bar each; the machine's peaks are measured anew after every one, the best kept."""
+
+    def __init__(self, scale: Scale, device: torch.device, progress: Progress) -> None:
+        self.scale, self.device, self.progress = scale, device, progress
+        self.rows: list[Row] = []
+        self.peaks = machine.peaks(device, scale.peak_size, repetitions=5)
+
+    def run(self, comparison: Comparison) -> None:
+        """Measure one comparison and keep its rows."""
+        task = self.progress.add_task(comparison.claims[0].what, total=comparison.repetitions + 1)
+        self.rows += comparison.measure(self.device, partial(self.progress.advance, task))
+        again = machine.peaks(self.device, self.scale.peak_size, repetitions=5)
+        self.peaks = {name: max(value, again[name]) for name, value in self.peaks.items()}
+
+    @contextlib.contextmanager
+    def setup(self, what: str) -> Iterator[None]:
+        """Show untimed work as one step."""
+        task = self.progress.add_task(what, total=1)
+        yield
+        self.progress.advance(task)
+
+
+def _command(scale: Scale) -> str:
+    return "python -m benchmarks --quick" if scale == QUICK else "python -m benchmarks"
+
+
+def _warning(scale: Scale) -> str:
+    return " (quick run: sizes too small to mean anything)" if scale == QUICK else ""
+
+
+def _agreement(pair: Pair, scale: Scale) -> str:
+    """What the two networks are, and how far apart their float32 logits are."""
+    x, y = comparisons.batch(pair, scale)
+    logits, gradients = networks.disagreement(pair, x[:2], y[:2])
+    with torch.no_grad():
+        z, z_plain = pair.ours(x), pair.plain(x)
+    size = (
+        f"{scale.network}, T = {scale.time_steps}, batch {scale.batch}, {scale.image_size} × {scale.image_size} pixels"
+    )
+    return (
+        f"The network: {size}, random weights, BatchNorm statistics of one batch of random images, the same state_dict on "
+        f"both sides. In float64 logits agree within {logits:.1g} and input gradients within {gradients:.1g} of their "
+        "largest entry, in training and in evaluation mode (2 images). In float32 rounding may flip a spike: logits of the "
+        f"whole batch differ by at most {float((z - z_plain).abs().max()):.1g}, their standard deviation being "
+        f"{float(z_plain.std()):.1g}."
+    )
+
+
+def _fallen(pair: Pair, contest: Contest, scale: Scale) -> str:
+    """How the batch of PGD was made, and what happened to it in fact."""
+    attempt = comparisons.our_pgd(scale).run(pair.ours, contest.x, contest.y)
+    with torch.no_grad():
+        wrong = pair.ours(attempt.x_adv).argmax(1) != contest.y
+        clean = pair.ours(contest.x).argmax(1) == contest.y
+    left = sorted(attempt.gradients[wrong].tolist())
+    eps, step = (f"{255 * value:g}/255" for value in (scale.eps, scale.step_size))
+    return (
+        f"PGD-{scale.steps} (L∞, ε = {eps}, step {step}, start at x): the labels are class 0, to which a bias of "
+        f"{contest.bias:.3g} was given in both networks so that half of the batch withstands the attack and half does "
+        f"not. Before the attack {int(clean.sum())} of {len(clean)} samples are classified correctly. In ours {len(left)} "
+        f"fall, after {', '.join(map(str, left)) or 'no'} gradient evaluations, and {int((~wrong).sum())} take all "
+        f"{scale.steps}; in all {int(attempt.gradients.sum())} evaluations instead of {scale.steps * len(clean)}."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
