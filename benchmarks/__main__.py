@@ -18,6 +18,7 @@ from benchmarks import comparisons, machine, networks
 from benchmarks.comparisons import QUICK, Comparison, Row, Scale
 from benchmarks.document import document
 from benchmarks.networks import Contest, Pair
+from benchmarks.timing import ratio
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +69,10 @@ class Bench:
     def run(self, comparison: Comparison) -> None:
         """Measure one comparison and keep its rows."""
         task = self.progress.add_task(comparison.claims[0].what, total=comparison.repetitions + 1)
-        self.rows += comparison.measure(self.device, partial(self.progress.advance, task))
+        rows = comparison.measure(self.device, partial(self.progress.advance, task))
+        for row in rows:  # at once, so that a run that is stopped has not measured for nothing
+            self.progress.console.print(f"{row.what}: {ratio(row.plain, row.ours).median:.2f} times faster")
+        self.rows += rows
         again = machine.peaks(self.device, self.scale.peak_size, repetitions=5)
         self.peaks = {name: max(value, again[name]) for name, value in self.peaks.items()}
 

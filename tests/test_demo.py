@@ -45,7 +45,7 @@ def test_run_again_it_only_prints(made, capsys, monkeypatch):
     assert demo(out, progress=False, **QUICK) == found
     assert weights == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     printed = capsys.readouterr().out
-    for text in ("vanilla", "SR*", "R-FGSM", "PGD-10", "worst case", "n = 20", "results.json", "report.html", "order"):
+    for text in ("vanilla", "SR*", "R-FGSM", "PGD-10", "worst", "n = 20", "results.json", "report.html", "order"):
         assert text in printed
     assert max(map(len, printed.split("order")[0].splitlines()[4:])) <= 80
 

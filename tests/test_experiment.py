@@ -2,12 +2,14 @@
 
 import doctest
 import importlib
+import io
 import pkgutil
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 import robustspike.experiment
 from robustspike.attacks import ATTACKS, suites
@@ -25,12 +27,13 @@ from robustspike.experiment import (
     parse_estimator,
     parse_surrogate,
     read_experiment,
+    show,
     train,
 )
 from robustspike.experiment.record import RECIPES
 from robustspike.experiment.runs import load_data, make_model, make_objective
 from robustspike.gradients import BPTT, ESTIMATORS, RGA
-from robustspike.results import ROWS_FILE, ResultError, comparison_table
+from robustspike.results import ROWS_FILE, ResultError, Table, comparison_table
 from robustspike.surrogates import SURROGATES, Sigmoid
 
 SMALL = {"train_limit": 64, "test_limit": 16, "time_steps": 2, "epochs": 1, "train_steps": 1, "accelerator": "cpu"}
@@ -336,3 +339,18 @@ def test_networks_with_one_name_get_their_folders(runs, tmp_path):
     (tmp_path / "twin").symlink_to(runs / "at")
     names = [network.name for network in comparison([runs / "at", tmp_path / "twin"]).networks]
     assert names == ["AT (at)", "AT (twin)"]
+
+
+# --- tables
+
+
+@pytest.mark.parametrize(("width", "shown"), [(60, 2), (80, 2), (200, 3)])
+def test_a_table_fits_the_terminal_and_names_what_it_leaves_out(width, shown):
+    row = ("PGD-10", "50.0 [40.0, 60.0]", "a word that is long " * 4)
+    console = Console(width=width, record=True, file=io.StringIO())
+    show(Table("title", ("attack", "accuracy", "in words"), (row,), "note"), console, keep=2)
+    text = console.export_text()
+    assert "50.0" in text
+    assert "60.0]" in text
+    assert ("Left out for lack of width: in words." in text) == (shown == 2)
+    assert max(map(len, text.splitlines())) <= width

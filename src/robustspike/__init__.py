@@ -1,5 +1,9 @@
 """robustspike: train, attack and audit the adversarial robustness of spiking neural networks."""
 
+import os
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch then asks Linux for huge pages: fewer page faults
+
 from robustspike import data, defences, models
 from robustspike.attacks import (
     ATTACKS,

@@ -63,7 +63,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Train spiking networks to withstand adversarial inputs, attack them, and compare.\n\n"
     "Start with [bold]robustspike demo[/bold] (minutes, no download) or [bold]robustspike list[/bold] (all names). "
-    "Every command takes --help.",
+    "Every command takes --help. With ROBUSTSPIKE_DEBUG=1 in the environment, errors show where they arose.",
 )
 
 
@@ -212,7 +212,7 @@ def attack_command(
     robustspike attack runs/b --eps 8/255 --resume   (goes on after a kill)
     """
     single = {"step_size": _number(step_size, "--step-size"), "restarts": restarts, "samples": samples}
-    radius = eps if eps is not None else default_eps(data or read_experiment(run).data)
+    radius = eps if eps is not None else default_eps(read_experiment(run).data)
     chosen = make_suite(
         radius, suite, attacks=attack or (), estimators=estimator or (), norm=norm, steps=_steps(steps), **single
     )
@@ -353,9 +353,8 @@ def _one_sentence(argv: list[str]) -> Iterator[None]:
 def _disk(error: OSError) -> str:
     where = error.filename or "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"no space left on the disk while writing {where}; what was there before is kept, free space and --resume"
-        )
+        how = "what was there before is kept; free space, then go on with --resume (demo: run it again)"
+        return f"no space left on the disk while writing {where}; {how}"
     return f"{where}: {(error.strerror or str(error)).lower()}; check the path and its permissions"
 
 

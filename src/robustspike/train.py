@@ -302,11 +302,8 @@ class _Run:
             )
         load_weights(self.model, _part(tensors, "model."), path)
         states: dict[int, dict[str, Any]] = {}
-        parameters = list(self.model.parameters())
         for key, value in _part(tensors, "optimizer.").items():
             index, name = key.split(".", 1)
-            if value.shape == (like := parameters[int(index)]).shape:  # fused steps need the parameter's memory layout
-                value = torch.empty_like(like).copy_(value)
             states.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from robustspike.models.settings import Settings
 from robustspike.models.snn import SNN, initialise
@@ -15,6 +16,24 @@ _POOL = 0
 _DIGITS = (32, 64, _POOL, 64, _POOL)
 _VGG5 = (64, _POOL, 128, 128, _POOL)
 _VGG11 = (64, _POOL, 128, 256, _POOL, 512, 512, 512, _POOL, 512, 512)
+
+
+class _Flattened(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape = x.shape
+        return x.flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0].view(ctx.shape).contiguous(memory_format=torch.channels_last)
+
+
+class Flatten(nn.Module):
+    """[N, C, H, W] to [N, C·H·W]; the gradient comes back channels-last, as the pooling before it likes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Flattened.apply(x)
 
 
 def _vgg(settings: Settings, layout: Sequence[int], hidden: Sequence[int]) -> SNN:
@@ -31,7 +50,7 @@ def _vgg(settings: Settings, layout: Sequence[int], hidden: Sequence[int]) -> SN
         raise ValueError(
             f"{settings.name} needs images of {2 ** layout.count(_POOL)} pixels or more, got {settings.image_size}"
         )
-    layers.append(nn.Flatten())
+    layers.append(Flatten())
     features = channels * size * size
     for width in hidden:
         layers.extend([nn.Linear(features, width), settings.make_neuron()])
