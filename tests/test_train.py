@@ -177,6 +177,31 @@ def test_the_global_random_numbers_do_not_matter():
     assert accuracies[0] == accuracies[1]
 
 
+def test_every_epoch_has_its_own_order_and_its_own_augmentation():
+    class Watching:
+        differentiates_input = False
+        seen = ()
+
+        def __call__(self, batch):
+            self.seen += (batch.x.clone(),)
+            return torch.nn.functional.cross_entropy(batch.logits, batch.y)
+
+    def epochs(**options):
+        term = Watching()
+        train(objective=Objective("watching", ((1.0, term),)), epochs=2, **options)
+        return torch.cat(term.seen[:3]), torch.cat(term.seen[3:])
+
+    def sorted_images(x):
+        return sorted(map(tuple, x.flatten(1).tolist()))
+
+    first, second = epochs(crop_padding=0, flip=False)
+    assert not torch.equal(first, second)
+    assert sorted_images(first) == sorted_images(second) == sorted_images(data().images)
+    first, second = epochs(crop_padding=1, flip=True)
+    assert sorted_images(first) != sorted_images(second)
+    assert sorted_images(first) != sorted_images(data().images)
+
+
 def test_writing_and_validating_change_no_weight(tmp_path):
     plain = fingerprint(train()[0])
     assert fingerprint(train(out=tmp_path, validation=data(8, seed=1))[0]) == plain

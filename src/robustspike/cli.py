@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from robustspike.attacks import ATTACKS, SUITES
+from robustspike.balls import parse_eps
 from robustspike.checkpoints import write_text
 from robustspike.data import DATA
 from robustspike.defences import DEFENCES
@@ -322,8 +323,6 @@ def _steps(text: str | None) -> list[int]:
 
 
 def _number(text: str | None, flag: str) -> float | None:
-    from robustspike.balls import parse_eps
-
     try:
         return None if text is None else parse_eps(text)
     except ValueError:
