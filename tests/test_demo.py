@@ -72,7 +72,7 @@ def test_the_verdict_is_computed(made):
     found, _ = made
     fine = verdict(with_figures(found, **{"vanilla": 10, "AT": 40, "SR": 35, "SR*": 80}))
     assert "came out" in fine
-    assert "no two 95 % intervals of it overlap" in fine
+    assert "the 95 % intervals lie apart" in fine
     close = verdict(with_figures(found, **{"vanilla": 30, "AT": 40, "SR": 35, "SR*": 80}))
     assert "intervals of vanilla and SR, vanilla and AT overlap" in close
     wrong = verdict(with_figures(found, **{"vanilla": 10, "AT": 40, "SR": 50, "SR*": 45}))

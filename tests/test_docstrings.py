@@ -64,17 +64,7 @@ ENTRIES |= {
 }
 
 
-WITHOUT = {
-    *("attack fgsm", "attack rfgsm", "estimator bptr", "estimator rga", "estimator cba", "encoder frames"),
-    *("model vgg5", "model vgg11", "model wrn16"),
-    *("rs.SNN", "rs.Outcome", "rs.Suite", "rs.load_model", "rs.load_outcome"),
-}
-MISSING = pytest.mark.xfail(strict=True, reason="bug: no example yet")
-
-
-@pytest.mark.parametrize(
-    "entry", [pytest.param(e, id=name, marks=MISSING if name in WITHOUT else ()) for name, e in ENTRIES.items()]
-)
+@pytest.mark.parametrize("entry", [pytest.param(e, id=name) for name, e in ENTRIES.items()])
 def test_a_public_name_has_an_example(entry):
     text = inspect.getdoc(entry)
     assert text

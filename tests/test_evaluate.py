@@ -251,7 +251,7 @@ def test_a_run_cut_short_resumes_to_the_same_rows(tmp_path, cut, options):
     again = run(model, out=tmp_path, batch_size=4, resume=True)
     assert_same_rows(again, whole)
     assert sorted(lines(tmp_path), key=lambda row: row["sample"]) == expected
-    assert bool(seen) == (cut != "last newline")
+    assert (len(seen) > 1) == (cut != "last newline")  # one pass looks at the labels
     assert_same_rows(load_outcome(tmp_path), whole)
 
 
@@ -340,7 +340,6 @@ def test_the_folder_of_another_evaluation_is_refused_naming_the_field(tmp_path, 
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-@pytest.mark.xfail(strict=True, reason="bug: eps of a composed attack is NaN, which never equals itself")
 @pytest.mark.parametrize("member", ["transfer", "worst"])
 def test_an_evaluation_of_composed_attacks_resumes(tmp_path, member):
     made = {
@@ -362,9 +361,11 @@ def test_a_transfer_from_other_weights_is_another_evaluation(tmp_path):
 def test_the_header_is_written_before_the_first_row(tmp_path):
     class Failing(nn.Module):
         def forward(self, x):
-            raise RuntimeError("at once")
+            if len(x) > 1:
+                raise RuntimeError("on the first batch")
+            return torch.zeros(1, 10)
 
-    with pytest.raises(RuntimeError, match="at once"):
+    with pytest.raises(RuntimeError, match="first batch"):
         run(Failing(), out=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [HEADER_FILE]
     with pytest.raises(ResultError, match="holds 0 of 13 samples"):
@@ -399,7 +400,7 @@ def test_attacks_on_different_balls_are_refused():
 
 
 def test_images_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"^small takes inputs \[N, 1, 8, 8\], got \[13, 3, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"^small takes inputs \[N, 1, 8, 8\], got \[1, 3, 8, 8\]"):
         run(small_snn(), Split(torch.rand(13, 3, 8, 8), data().labels))
 
 

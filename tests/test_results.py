@@ -200,7 +200,6 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path, damage):
         load_outcome(write(tmp_path, lines))
 
 
-@pytest.mark.xfail(strict=True, reason="bug: rows are not checked after json.loads")
 @pytest.mark.parametrize(
     "row", [17, [], {}, {"sample": 1, "label": 0, "clean": 0}, {"sample": 1, "label": 0, "clean": 0, "attempts": [{}]}]
 )
@@ -211,7 +210,6 @@ def test_a_line_of_another_form_is_named(tmp_path, row):
         load_outcome(write(tmp_path, lines))
 
 
-@pytest.mark.xfail(strict=True, reason="bug: only the number of rows is compared")
 def test_a_sample_that_occurs_twice_is_no_finished_evaluation(tmp_path):
     lines = rows()
     lines[3] = lines[2]

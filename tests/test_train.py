@@ -152,12 +152,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_others():
     assert fingerprint(train(objective=ATTACKED, seed=4)[0]) != fingerprint(first)
 
 
-CHANCE = pytest.mark.xfail(
-    strict=True, reason="bug: the validation (and the check of labels) of a stochastic model uses the global generator"
-)
-
-
-@pytest.mark.parametrize("encoder", ["direct", pytest.param("poisson", marks=CHANCE)])
+@pytest.mark.parametrize("encoder", ["direct", "poisson"])
 def test_the_global_random_numbers_are_left_alone(encoder):
     model = small_snn(encoder=encoder)
     torch.manual_seed(1)
@@ -166,7 +161,6 @@ def test_the_global_random_numbers_are_left_alone(encoder):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@CHANCE
 def test_the_global_random_numbers_do_not_matter():
     accuracies = []
     for seed in (1, 2):
@@ -221,6 +215,9 @@ class Stopping:
 
     def __init__(self, at):
         self.at, self.calls = at, 0
+
+    def __repr__(self):
+        return "cross-entropy, until killed"
 
     def __call__(self, batch):
         self.calls += 1
@@ -294,10 +291,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert fingerprint(load_model(tmp_path)) == before
 
 
-def test_a_finished_run_resumes_to_itself(tmp_path):
+def test_a_finished_run_resumes_to_itself(tmp_path, monkeypatch):
     model, log = train(out=tmp_path)
     before = files(tmp_path)
-    again, log_again = train(network(seed=5), stopping(1), out=tmp_path, resume=True)
+    monkeypatch.setattr(Objective, "__call__", None)  # training on would raise
+    again, log_again = train(network(seed=5), out=tmp_path, resume=True)
     assert log_again == log
     assert fingerprint(again) == fingerprint(model)
     assert files(tmp_path) == before
@@ -317,7 +315,6 @@ def test_a_folder_in_use_is_refused_without_resume(tmp_path):
     assert files(tmp_path) == before
 
 
-@pytest.mark.xfail(strict=True, reason="bug: only state.safetensors is looked for")
 def test_weights_that_are_there_are_not_written_over(tmp_path):
     save_model(network(seed=1), tmp_path / "weights.safetensors")
     before = files(tmp_path)
@@ -353,7 +350,6 @@ def test_other_settings_are_refused_on_resume_naming_the_field(tmp_path, field):
     assert files(tmp_path) == before
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the schedule holds only the name of the objective")
 @pytest.mark.parametrize(
     "pair",
     [(sr(0.1), sr(0.2)), (sr(0.1), sr(0.1, penalty="square")), (ATTACKED, at(PGD(Linf(0.2), steps=2)))],
@@ -430,7 +426,6 @@ def test_a_loss_that_is_nan_at_once_says_that_there_is_no_checkpoint(tmp_path):
     assert files(tmp_path) == {}
 
 
-@pytest.mark.xfail(strict=True, reason="bug: weights are saved without a look at them")
 def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(tmp_path):
     """The gradient of an epoch's last step is NaN, the loss is not: only the next loss would show it."""
     sick = Objective("sick", ((1.0, Sick(6, "gradient")),))
@@ -516,11 +511,7 @@ def test_bfloat16_keeps_the_weights_in_float32_and_differs(tmp_path):
         ({"weight_decay": -1.0}, "^lr must be positive, weight_decay and crop_padding ≥ 0"),
         ({"crop_padding": -1}, "^lr must be positive, weight_decay and crop_padding ≥ 0"),
         ({"split": data(0)}, "^the training split is empty; give it at least one image"),
-        pytest.param(
-            {"validation": data(0)},
-            "^the validation split is empty",
-            marks=pytest.mark.xfail(strict=True, reason="bug: ZeroDivisionError after the first epoch"),
-        ),
+        ({"validation": data(0)}, "^the validation split is empty"),
         (
             {"split": Split(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))},
             r"^digits-cnn takes inputs \[N, 1, 8, 8\], got",

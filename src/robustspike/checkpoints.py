@@ -6,6 +6,8 @@ Files are written beside their target and then renamed, so a killed process or a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -38,9 +40,35 @@ def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
+def _seal(tensors: Mapping[str, Tensor], record: str) -> str:
+    """The fingerprint of a whole file: tensors and record."""
+    return hashlib.sha256(f"{tensors_fingerprint(tensors)} {record}".encode()).hexdigest()[:16]
+
+
 def fingerprint(model: nn.Module) -> str:
     """The fingerprint of a model's weights and buffers."""
     return tensors_fingerprint(model.state_dict())
+
+
+def settings_text(value: Any) -> str:
+    """A representation of an algorithm that is equal in every process: functions by name, networks by their weights.
+
+    Example:
+        >>> settings_text(UniformNoise(Linf(0.1)))
+        'UniformNoise(ball=Linf(eps=0.1), tries=1)'
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = (f"{f.name}={settings_text(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        return f"{type(value).__name__}({', '.join(parts)})"
+    if isinstance(value, nn.Module):
+        return f"{type(value).__name__}[{fingerprint(value)}]"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(settings_text, value))})"
+    if isinstance(value, functools.partial):
+        return f"partial({settings_text((value.func, *value.args, *value.keywords.items()))})"
+    if repr(value) == object.__repr__(value):
+        return f"{type(value).__qualname__}({settings_text(tuple(vars(value).items()))})"
+    return str(getattr(value, "__qualname__", repr(value)))
 
 
 @contextlib.contextmanager
@@ -50,6 +78,8 @@ def replacing(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         yield unfinished
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(unfinished, path)
     except OSError as error:
         error.filename = str(path)  # a full disk names none
@@ -67,7 +97,8 @@ def write_text(path: Path, text: str) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Tensors and a JSON record in one safetensors file."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    header = {"format": FORMAT, "record": json.dumps(record), "fingerprint": tensors_fingerprint(tensors)}
+    text = json.dumps(record)
+    header = {"format": FORMAT, "record": text, "fingerprint": _seal(tensors, text)}
     with replacing(path) as unfinished:
         unfinished.write_bytes(to_bytes(tensors, metadata=header))
 
@@ -91,7 +122,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} was not written by robustspike: its header lacks the format {FORMAT!r}")
-    if header.get("fingerprint") != tensors_fingerprint(tensors):
+    if header.get("fingerprint") != _seal(tensors, header.get("record", "")):
         raise CheckpointError(f"{path} is damaged: its contents do not match its fingerprint; restore or retrain it")
     return tensors, json.loads(header["record"])
 
@@ -113,13 +144,23 @@ def load_model(path: str | Path) -> SNN:
 
     Raises:
         CheckpointError: if the file is missing, damaged or foreign, or does not hold a whole network.
+
+    Example:
+        >>> save_model(digits_cnn(time_steps=2), tmp_path / "weights.safetensors")
+        >>> load_model(tmp_path).time_steps
+        2
     """
     path = Path(path)
     path = path / "weights.safetensors" if path.is_dir() else path
     tensors, record = read_tensors(path)
     if "model" not in record:
         raise CheckpointError(f"{path} holds no network (its record has {', '.join(record) or 'nothing'})")
-    model = build(record["model"])
+    try:
+        model = build(record["model"])
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} holds a network that cannot be built: {error}") from None
+    kinds = [t.dtype for t in tensors.values() if t.is_floating_point()]
+    model.to(kinds[0] if kinds else None)
     load_weights(model, tensors, path)
     return model.eval()
 

@@ -106,7 +106,11 @@ def verdict(found: Comparison) -> str:
         pairs = "; ".join(f"{_words(b, robust[b])} is not above {_words(a, robust[a])}" for a, b in wrong)
         return f"The order vanilla < SR, AT < SR* did NOT come out in worst-case accuracy (%): {pairs} ({figures})."
     close = [f"{a} and {b}" for a, b in ORDER if robust[a].high >= robust[b].low]
-    apart = f"the 95 % intervals of {', '.join(close)} overlap" if close else "no two 95 % intervals of it overlap"
+    apart = (
+        f"the 95 % intervals of {', '.join(close)} overlap"
+        if close
+        else "in each of these pairs the 95 % intervals lie apart"
+    )
     return f"The order vanilla < SR, AT < SR* came out in worst-case accuracy (%): {figures}; {apart}."
 
 

@@ -104,7 +104,12 @@ class Phase(nn.Module):
 
 
 class Frames(nn.Module):
-    """Event frames [N, T, ...] as they are: [T, N, ...]."""
+    """Event frames [N, T, ...] as they are: [T, N, ...].
+
+    Example:
+        >>> Frames(3)(torch.rand(2, 3, 1, 4, 4)).shape
+        torch.Size([3, 2, 1, 4, 4])
+    """
 
     stochastic = False
 

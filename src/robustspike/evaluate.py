@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import platform
@@ -19,10 +18,10 @@ from torch import Tensor, nn
 from robustspike.attacks import Attack, Suite
 from robustspike.attacks.attempt import Attempt
 from robustspike.attacks.suites import describe
-from robustspike.checkpoints import fingerprint, write_text
+from robustspike.checkpoints import fingerprint, settings_text, write_text
 from robustspike.data import Split
 from robustspike.draws import Draws, sampling
-from robustspike.gradients import frozen
+from robustspike.gradients import check_labels, frozen
 from robustspike.results import (
     HEADER_FILE,
     ROWS_FILE,
@@ -83,6 +82,7 @@ def evaluate(
     """
     if len(data) == 0:
         raise ValueError("the split to evaluate is empty; give it at least one image")
+    check_labels(model, data.images, data.labels)
     suite = attacks if isinstance(attacks, Suite) else _as_suite(attacks)
     header = _header(model, data, suite, seed, batch_size, survivors_only, model_name, data_name)
     rows = _previous_rows(header, out, resume)
@@ -132,23 +132,6 @@ def _header(
     )
 
 
-def settings_text(value: Any) -> str:
-    """A representation that is equal in every process: functions by name, networks by their weights.
-
-    Example:
-        >>> settings_text(UniformNoise(Linf(0.1)))
-        'UniformNoise(ball=Linf(eps=0.1), tries=1)'
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = (f"{f.name}={settings_text(getattr(value, f.name))}" for f in dataclasses.fields(value))
-        return f"{type(value).__name__}({', '.join(parts)})"
-    if isinstance(value, nn.Module):
-        return f"{type(value).__name__}[{fingerprint(value)}]"
-    if isinstance(value, (tuple, list)):
-        return f"({', '.join(map(settings_text, value))})"
-    return str(getattr(value, "__qualname__", repr(value)))
-
-
 def _previous_rows(header: Header, out: str | Path | None, resume: bool) -> dict[int, dict[str, Any]]:
     """Rows of whole blocks that an earlier run of the same evaluation left; a block cut short is done again."""
     if out is None:
@@ -162,7 +145,7 @@ def _previous_rows(header: Header, out: str | Path | None, resume: bool) -> dict
     if not resume:
         raise ResultError(f"{folder} holds an evaluation already; resume it (--resume), or choose another folder")
     found = read_header(folder)
-    if differing := [name for name in Header.model_fields if getattr(found, name) != getattr(header, name)]:
+    if differing := [name for name in Header.model_fields if repr(getattr(found, name)) != repr(getattr(header, name))]:
         raise ResultError(f"{folder} holds another evaluation: {', '.join(differing)} differ; choose another folder")
     rows = {int(row["sample"]): row for row in read_rows(folder)}
     for start in range(0, header.n, header.batch_size):
@@ -199,7 +182,7 @@ def _evaluate_block(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     x, y = data.images[block.to(data.images.device)].to(device), data.labels[block.to(data.labels.device)].to(device)
     draws = Draws.of(seed, block.to(device))
-    clean = _predict(model, x, y, draws.fork("clean"))
+    clean = _predict(model, x, draws.fork("clean"))
     standing = clean == y
     attempts: list[list[list[float]]] = [[] for _ in block]
     for m, attack in enumerate(suite.attacks):
@@ -209,7 +192,7 @@ def _evaluate_block(
         started = time.perf_counter()
         streams = draws[todo].fork(f"member {m}")
         attempt = attack.run(model, x[todo], y[todo], streams)
-        predicted = _predict(model, attempt.x_adv, y[todo], streams.fork("score"))
+        predicted = _predict(model, attempt.x_adv, streams.fork("score"))
         seconds = (time.perf_counter() - started) / len(todo)
         standing[todo] &= predicted == y[todo]
         distance = _distance(suite, attempt.x_adv, x[todo])
@@ -219,11 +202,9 @@ def _evaluate_block(
         yield json.loads(row_of(sample, int(y[i]), int(clean[i]), attempts[i]))
 
 
-def _predict(model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+def _predict(model: nn.Module, x: Tensor, draws: Draws) -> Tensor:
     with frozen(model), sampling(draws), torch.no_grad():
         logits = model(x)
-    if int(y.max()) >= logits.shape[1]:
-        raise ValueError(f"labels go up to {int(y.max())}, but the model has only {logits.shape[1]} classes")
     return logits.argmax(1)
 
 

@@ -57,6 +57,12 @@ class BPTR:
     No temporal path. Source: Ding 2022, section 4.
 
     Beware: some released code calls RGA "bptr".
+
+    Example:
+        >>> neuron, currents = LIF(), torch.tensor([[0.6, 0.1], [0.6, 0.1]], requires_grad=True)
+        >>> BPTR()(neuron, currents).sum().backward()
+        >>> currents.grad.tolist()
+        [[1.0, 0.0], [1.0, 0.0]]
     """
 
     exact: ClassVar[bool] = True
@@ -79,6 +85,10 @@ class RGA:
         gamma: γ, the slope below the firing rate's knee.
 
     Source: Bu et al. 2023; used by Liu 2024, appendix E.
+
+    Example:
+        >>> RGA().slope(torch.tensor([-0.1, 0.25, 1.0, 2.5]), leak=0.5).tolist()
+        [0.0, 0.20000000298023224, 0.6000000238418579, 0.0]
     """
 
     exact: ClassVar[bool] = True
@@ -104,6 +114,10 @@ class CBA:
     """Conversion-based approximation: the same weights as a ReLU network, one pass without a time axis.
 
     The logits are those of the ReLU network, not of the spiking one. Source: Ding 2022, section 4.
+
+    Example:
+        >>> CBA()(LIF(), torch.tensor([[-1.0, 0.5]])).tolist()
+        [[0.0, 0.5]]
     """
 
     exact: ClassVar[bool] = False
@@ -175,6 +189,19 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = training
         for p, requires_grad in wanted:
             p.requires_grad_(requires_grad)
+
+
+def check_labels(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Refuse labels that the model has no class for; costs one forward pass of one image and no global random number.
+
+    Raises:
+        ValueError: naming the largest label and the number of classes.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with frozen(model), sampling(Draws.of(0, torch.zeros(1, dtype=torch.int64, device=device))), torch.no_grad():
+        classes = model(images[:1].to(device)).shape[1]
+    if int(labels.max()) >= classes:
+        raise ValueError(f"labels go up to {int(labels.max())}, but the model has only {classes} classes")
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

@@ -171,6 +171,12 @@ class Outcome:
         header: what was measured.
         samples, labels, clean: [N] the samples' numbers, labels, and predicted classes without attack.
         attempts: [N, M, 9] float64, the fields of ``ATTEMPT_FIELDS`` for each sample and member; NaN where not tried.
+
+    Example:
+        >>> model, images = digits_cnn(time_steps=2), load("digits").test.subset(4)
+        >>> outcome = rs.evaluate(model, images, [fgsm(Linf(0.1))], progress=False)
+        >>> outcome.fooled.shape
+        (4, 1)
     """
 
     header: Header
@@ -338,11 +344,21 @@ def read_rows(folder: str | Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            rows.append(_row(line))
+        except (ValueError, TypeError, KeyError):
             if any(later.strip() for later in lines[number:]):
                 raise ResultError(f"{path}, line {number} is damaged; delete the folder and evaluate again") from None
     return rows
+
+
+def _row(line: str) -> dict[str, Any]:
+    """A parsed line; raises if it lacks a field."""
+    row: dict[str, Any] = json.loads(line)
+    for name in _ROW_FIELDS:
+        int(row[name])
+    for attempt in row["attempts"]:
+        _ = [float(attempt[name]) for name in ATTEMPT_FIELDS]
+    return row
 
 
 def load_outcome(folder: str | Path) -> Outcome:
@@ -350,11 +366,18 @@ def load_outcome(folder: str | Path) -> Outcome:
 
     Raises:
         ResultError: if it is missing, damaged or not finished.
+
+    Example:
+        >>> model, images = digits_cnn(time_steps=2), load("digits").test.subset(4)
+        >>> outcome = rs.evaluate(model, images, [fgsm(Linf(0.1))], out=tmp_path / "a", progress=False)
+        >>> load_outcome(tmp_path / "a").robust_accuracy == outcome.robust_accuracy
+        True
     """
     header, rows = read_header(folder), read_rows(folder)
-    if len(rows) != header.n:
+    found = {row["sample"] for row in rows}
+    if len(rows) != header.n or found != set(range(header.n)):
         raise ResultError(
-            f"{folder} holds {len(rows)} of {header.n} samples: the evaluation is not finished; resume it"
+            f"{folder} holds {len(found)} of {header.n} samples: the evaluation is not finished; resume it"
         )
     return outcome_of(header, rows)
 

@@ -15,11 +15,18 @@ from lightning_fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from robustspike.checkpoints import CheckpointError, load_weights, read_tensors, write_tensors, write_text
+from robustspike.checkpoints import (
+    CheckpointError,
+    load_weights,
+    read_tensors,
+    settings_text,
+    write_tensors,
+    write_text,
+)
 from robustspike.data import Split, augment
 from robustspike.defences import Objective
-from robustspike.draws import Draws
-from robustspike.gradients import frozen
+from robustspike.draws import Draws, sampling
+from robustspike.gradients import check_labels, frozen
 from robustspike.models import SNN
 
 WEIGHTS, BEST, STATE, LOG = "weights.safetensors", "best.safetensors", "state.safetensors", "log.jsonl"
@@ -124,15 +131,17 @@ def fit(
     Source: Ding 2022, appendix B; Liu 2024, Table 5 (the defaults).
     """
     settings = Schedule(
-        objective=objective.name, epochs=epochs, batch_size=batch_size, optimizer=optimizer,
+        objective=settings_text(objective), epochs=epochs, batch_size=batch_size, optimizer=optimizer,
         lr=lr if lr is not None else {"sgd": 0.1, "adam": 1e-3}.get(optimizer, 0.0), momentum=momentum,
         weight_decay=objective.weight_decay if weight_decay is None else weight_decay, schedule=schedule,
         crop_padding=crop_padding, flip=flip, precision=precision, seed=seed, n=len(train),
         data_fingerprint=train.fingerprint(),
     )  # fmt: skip
     _check(settings)
+    if validation is not None and len(validation) == 0:
+        raise ValueError("the validation split is empty; give it an image, or pass validation=None")
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
-    _check_labels(model, train)
+    check_labels(model, train.images, train.labels)
     run = _Run(fabric, model, objective, settings, None if out is None else Path(out))
     run.restore(resume)
     train = train.to(fabric.device)
@@ -151,18 +160,13 @@ def fit(
 
 
 def clean_accuracy(model: nn.Module, data: Split, batch_size: int = 256) -> float:
-    """The share of images classified correctly in evaluation mode."""
+    """The share of images classified correctly in evaluation mode; a stochastic model gets the same draws every time."""
+    correct = 0
     with frozen(model), torch.no_grad():
-        batches = zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)
-        return sum(int((model(x).argmax(1) == y).sum()) for x, y in batches) / len(data)
-
-
-def _check_labels(model: nn.Module, train: Split) -> None:
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with frozen(model), torch.no_grad():
-        classes = model(train.images[:1].to(device)).shape[1]
-    if int(train.labels.max()) >= classes:
-        raise ValueError(f"labels go up to {int(train.labels.max())}, but the model has only {classes} classes")
+        for which in torch.arange(len(data), device=data.images.device).split(batch_size):
+            with sampling(Draws.of(0, which).fork("validation")):
+                correct += int((model(data.images[which]).argmax(1) == data.labels[which]).sum())
+    return correct / len(data)
 
 
 def _check(settings: Schedule) -> None:
@@ -233,7 +237,13 @@ class _Run:
                     )
                 total, seen = total + loss * len(y), seen + len(y)
                 advance(f"{self.objective.name} epoch {epoch + 1}/{s.epochs} loss {total / seen:.3f}")
+        self._check_weights(epoch)
         return total / seen
+
+    def _check_weights(self, epoch: int) -> None:
+        for name, t in self.model.state_dict().items():
+            if t.is_floating_point() and not bool(t.isfinite().all()):
+                raise TrainingError(f"{name} is not finite after epoch {epoch + 1}; {self._last_good()}")
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """One optimiser step; returns the loss before it. Nothing is stepped if the loss is not finite."""
@@ -287,13 +297,15 @@ class _Run:
 
     def restore(self, resume: bool) -> None:
         """Continue from the state in ``out``, if there is one and it belongs to this run."""
-        if self.out is None or not (self.out / STATE).exists():
+        if self.out is None:
             return
         path = self.out / STATE
-        if not resume:
+        if not resume and any((self.out / name).exists() for name in (WEIGHTS, BEST, STATE, LOG)):
             raise CheckpointError(
                 f"{self.out} holds a training run already; resume it (--resume), or choose another folder"
             )
+        if not path.exists():
+            return
         tensors, record = read_tensors(path)
         mine, found = asdict(self.settings), record.get("schedule", {})
         if differing := [name for name in mine if found.get(name) != mine[name]]:

@@ -403,7 +403,7 @@ def test_fewer_than_one_of_anything_is_refused(name, value):
 
 @pytest.mark.parametrize("step_size", [0, -0.1, math.nan])
 def test_a_step_that_is_not_positive_is_refused(step_size):
-    with pytest.raises(ValueError, match=r"^step_size must be positive, in pixel units, got"):
+    with pytest.raises(ValueError, match=r"^step_size must be positive and finite, in pixel units, got"):
         PGD(Linf(0.1), step_size=step_size)
 
 

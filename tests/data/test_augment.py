@@ -38,7 +38,9 @@ def test_places_are_uniform():
     image[..., 1, 1] = 1.0
     crops = random_crop(image.expand(9000, 1, 3, 3), Draws.of(0, torch.arange(9000)), pad=1)
     seen = crops.sum(0)[0]  # the bright pixel lands on each of 9 places: expected 1000, standard deviation 30
-    assert seen.sum() == 9000 and seen.min() > 850 and seen.max() < 1150
+    assert seen.sum() == 9000
+    assert seen.min() > 850
+    assert seen.max() < 1150
 
 
 def test_no_padding_changes_nothing():

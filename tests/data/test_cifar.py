@@ -16,7 +16,8 @@ class Published:
     classes = "cat", "dog"
 
     def __init__(self, root, train, download):
-        assert download and isinstance(root, str)
+        assert download
+        assert isinstance(root, str)
         n = 40 if train else 20
         self.data = np.random.default_rng(int(train)).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
         self.targets = [i % 2 for i in range(n)]
@@ -57,4 +58,5 @@ def test_default_root(monkeypatch, tmp_path):
     monkeypatch.setenv("ROBUSTSPIKE_DATA", str(tmp_path))
     assert default_root() == tmp_path
     monkeypatch.delenv("ROBUSTSPIKE_DATA")
-    assert default_root() == Path(default_root()) and "robustspike" in str(default_root())
+    assert default_root() == Path(default_root())
+    assert "robustspike" in str(default_root())

@@ -41,7 +41,8 @@ def nan_image():
 def test_split_refuses(images, labels, message):
     with pytest.raises(DataError, match=message) as caught:
         Split(images, labels)
-    assert str(caught.value).startswith("Split: expected") and str(caught.value).count("\n") == 0
+    assert str(caught.value).startswith("Split: expected")
+    assert str(caught.value).count("\n") == 0
 
 
 @pytest.mark.parametrize("shape", [(6, 7), (6, 1, 2, 2), (6, 4, 2, 3, 3), (0, 3, 2, 2)])
@@ -53,7 +54,8 @@ def test_subset():
     assert torch.equal(SPLIT.subset(2).images, IMAGES[:2])
     assert len(SPLIT.subset(0)) == 0
     picked = SPLIT.subset(torch.tensor([5, 0, 0]))
-    assert torch.equal(picked.images, IMAGES[[5, 0, 0]]) and picked.labels.tolist() == [2, 0, 0]
+    assert torch.equal(picked.images, IMAGES[[5, 0, 0]])
+    assert picked.labels.tolist() == [2, 0, 0]
     assert SPLIT.subset(LABELS == 1).labels.tolist() == [1, 1]
 
 
@@ -74,7 +76,8 @@ def test_subset_refuses(which, message):
 
 def test_fingerprint_sees_images_labels_and_shape_but_not_layout():
     mark = SPLIT.fingerprint()
-    assert len(mark) == 16 and int(mark, 16) >= 0
+    assert len(mark) == 16
+    assert int(mark, 16) >= 0
     assert mark == Split(IMAGES.to(memory_format=torch.channels_last), LABELS.clone()).fingerprint()
     changed = IMAGES.clone()
     changed[0, 0, 0, 0] = 1.0
@@ -84,7 +87,9 @@ def test_fingerprint_sees_images_labels_and_shape_but_not_layout():
 
 def test_to_moves_every_split():
     moved = data_set().to("cpu")
-    assert torch.equal(moved.test.images, IMAGES) and moved.name == "toy" and moved.std == (0.2,) * 3
+    assert torch.equal(moved.test.images, IMAGES)
+    assert moved.name == "toy"
+    assert moved.std == (0.2,) * 3
 
 
 def test_properties():

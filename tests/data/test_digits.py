@@ -12,7 +12,9 @@ def rows(split):
 def test_every_digit_is_in_exactly_one_split():
     data = load("digits")
     assert (len(data.train), len(data.validation), len(data.test)) == (1132, 126, 539)
-    assert data.image_size == (8, 8) and data.channels == 1 and data.class_names == tuple("0123456789")
+    assert data.image_size == (8, 8)
+    assert data.channels == 1
+    assert data.class_names == tuple("0123456789")
     whole = [image.astype(np.float32).tobytes() for image in load_digits().images / 16]
     assert sorted(rows(data.train) + rows(data.validation) + rows(data.test)) == sorted(whole)
 

@@ -126,4 +126,5 @@ def test_progress_is_shown_for_many_files_only(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(folders, "_MANY_FILES", 5)
     load(tmp_path)
     captured = capsys.readouterr()
-    assert "Reading" in captured.err and captured.out == ""
+    assert "Reading" in captured.err
+    assert captured.out == ""

@@ -28,6 +28,15 @@ class WorstOf:
 
     members: tuple[Attack, ...]
 
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise ValueError("WorstOf needs at least one attack")
+
+    @property
+    def ball(self) -> Any:
+        """The ball of the members (the first one's, should they differ)."""
+        return getattr(self.members[0], "ball", None)
+
     @property
     def name(self) -> str:
         return "worst of " + ", ".join(member.name for member in self.members)
@@ -67,6 +76,11 @@ class Transfer:
     source: nn.Module
 
     @property
+    def ball(self) -> Any:
+        """The ball of the attack."""
+        return getattr(self.attack, "ball", None)
+
+    @property
     def name(self) -> str:
         return f"{self.attack.name} from {type(self.source).__name__}"
 
@@ -74,7 +88,12 @@ class Transfer:
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
         """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
-        attack = (
-            dataclasses.replace(self.attack, early_stop=False) if hasattr(self.attack, "early_stop") else self.attack
-        )
-        return attack.run(self.source, x, y, draws)
+        attempt: Attempt = _to_the_end(self.attack).run(self.source, x, y, draws)
+        return attempt
+
+
+def _to_the_end(attack: Any) -> Any:
+    """The attack without early stopping, in its members too."""
+    if isinstance(attack, WorstOf):
+        return WorstOf(tuple(map(_to_the_end, attack.members)))
+    return dataclasses.replace(attack, early_stop=False) if hasattr(attack, "early_stop") else attack

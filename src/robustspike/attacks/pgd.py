@@ -58,8 +58,8 @@ class PGD:
         for name in ("steps", "restarts", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be ≥ 1, got {getattr(self, name)}")
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size must be positive, in pixel units, got {self.step_size}")
+        if self.step_size is not None and not 0 < self.step_size < float("inf"):
+            raise ValueError(f"step_size must be positive and finite, in pixel units, got {self.step_size}")
         if self.random_start not in (True, False, "sign"):
             raise ValueError(f'random_start must be True, False or "sign", got {self.random_start!r}')
 
@@ -113,7 +113,12 @@ class PGD:
 
 
 def fgsm(ball: Ball, estimator: Estimator | None = None, **options: object) -> PGD:
-    """One step of size ε from x itself (Goodfellow et al. 2015): a :class:`PGD`."""
+    """One step of size ε from x itself (Goodfellow et al. 2015): a :class:`PGD`.
+
+    Example:
+        >>> fgsm(Linf(0.1)).name
+        'FGSM'
+    """
     return PGD(
         ball, steps=1, step_size=ball.eps or None, random_start=False, estimator=estimator or BPTT(), label="FGSM",
         **options,  # type: ignore[arg-type]
@@ -121,7 +126,12 @@ def fgsm(ball: Ball, estimator: Estimator | None = None, **options: object) -> P
 
 
 def rfgsm(ball: Ball, estimator: Estimator | None = None, **options: object) -> PGD:
-    """A random sign step of ε/2, then a gradient step of ε/2 (Tramèr et al. 2018): a :class:`PGD`."""
+    """A random sign step of ε/2, then a gradient step of ε/2 (Tramèr et al. 2018): a :class:`PGD`.
+
+    Example:
+        >>> rfgsm(Linf(0.1)).step_size
+        0.05
+    """
     return PGD(
         ball, steps=1, step_size=ball.eps / 2 or None, random_start="sign", estimator=estimator or BPTT(), label="R-FGSM",
         **options,  # type: ignore[arg-type]

@@ -21,6 +21,10 @@ class Suite:
         name: as printed beside every figure.
         ball: the threat model that they share.
         attacks: the members.
+
+    Example:
+        >>> Suite("one step", Linf(0.1), (fgsm(Linf(0.1)),)).name
+        'one step'
     """
 
     name: str

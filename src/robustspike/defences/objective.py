@@ -61,6 +61,10 @@ class Objective:
     perturb: Perturb | None = None
     weight_decay: float = 5e-4
 
+    def __post_init__(self) -> None:
+        if not any(weight != 0 for weight, _ in self.terms):
+            raise ValueError(f"objective {self.name!r} needs at least one term with a weight other than 0")
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The scalar loss of a batch x [N, ...] in [0, 1] with labels y [N] int64."""
         if self.perturb is not None:

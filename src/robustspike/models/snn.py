@@ -24,6 +24,12 @@ class SNN(nn.Module):
 
     Raises:
         ValueError: at call time for inputs with the wrong shape; at once for mean and std of different lengths.
+
+    Example:
+        >>> layers = OverTime(nn.Flatten(), nn.Linear(4, 3), LIF())
+        >>> model = SNN(Settings("tiny", num_classes=2, in_channels=1, image_size=2), layers, nn.Linear(3, 2))
+        >>> model(torch.rand(5, 1, 2, 2)).shape
+        torch.Size([5, 2])
     """
 
     mean: Tensor | None

@@ -84,6 +84,10 @@ def vgg5(num_classes: int = 10, time_steps: int = 8, **options: Any) -> SNN:
     Args: as in :class:`robustspike.models.Settings`.
 
     Source: Liu 2024's released code.
+
+    Example:
+        >>> vgg5(time_steps=1, image_size=8)(torch.rand(1, 3, 8, 8)).shape
+        torch.Size([1, 10])
     """
     return _vgg(Settings("vgg5", num_classes, time_steps, **options), _VGG5, (4096, 4096))
 
@@ -94,5 +98,9 @@ def vgg11(num_classes: int = 10, time_steps: int = 8, **options: Any) -> SNN:
     Args: as in :class:`robustspike.models.Settings`.
 
     Source: Ding 2022, appendix B.
+
+    Example:
+        >>> vgg11(time_steps=1, image_size=8)(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 10])
     """
     return _vgg(Settings("vgg11", num_classes, time_steps, **options), _VGG11, (4096, 4096))

@@ -52,6 +52,10 @@ def wrn16(num_classes: int = 10, time_steps: int = 8, **options: Any) -> SNN:
     Args: as in :class:`robustspike.models.Settings`.
 
     Source: Zagoruyko and Komodakis 2016; Ding 2022, appendix B; the mixing weights are those of Ding's and Liu's code.
+
+    Example:
+        >>> wrn16(time_steps=1, image_size=8)(torch.rand(1, 3, 8, 8)).shape
+        torch.Size([1, 10])
     """
     settings = Settings("wrn16", num_classes, time_steps, **options)
     layers = OverTime(nn.Conv2d(settings.in_channels, 16, 3, padding=1, bias=False))
