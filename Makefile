@@ -9,17 +9,20 @@ READY := $(VENV)/.robustspike-installed
 demo: $(READY)
 	$(BIN)/robustspike demo --out demo
 
+# One process for each core, one thread for each process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

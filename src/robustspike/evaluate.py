@@ -88,7 +88,7 @@ def evaluate(
     rows = _previous_rows(header, out, resume)
     blocks = [block for block in torch.arange(len(data)).split(batch_size) if int(block[0]) not in rows]
     with _progress(progress) as bar:
-        task = bar.add_task(f"{suite.name} on {header.model}", total=len(data), completed=len(rows))
+        task = bar.add_task(f"{suite.name} at ε = {header.eps:.4g} on {header.model}", total=len(data), completed=len(rows))
         for block in blocks:
             for line in _evaluate_block(model, data, suite, block, seed, survivors_only):
                 rows[line["sample"]] = line

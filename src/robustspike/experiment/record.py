@@ -79,7 +79,7 @@ class Experiment(BaseModel):
     schedule: Literal["cosine", "one-cycle", "constant"] = Field(description="cosine, one-cycle or constant.")
     crop_padding: int = Field(ge=0, description="Random crop after padding by so many pixels; 0: none.")
     flip: bool = Field(description="Random horizontal flip.")
-    precision: str = Field("32-true", description="32-true, bf16-mixed or 64-true.")
+    precision: str = Field("32-true", description="32-true or bf16-mixed.")
     accelerator: str = Field("auto", description="auto, cpu or cuda.")
     seed: int = Field(0, ge=0, lt=2**63, description="Of the data's choices, the initial weights and all random draws.")
 
