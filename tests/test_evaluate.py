@@ -72,13 +72,54 @@ def test_figures_do_not_depend_on_the_batch_size(options, survivors_only):
         assert_same_rows(run(model, batch_size=batch_size, survivors_only=survivors_only), whole)
 
 
-def test_figures_do_not_depend_on_the_order_of_the_samples():
-    """Without chance: streams belong to a sample's number in the split, so a permuted split draws other numbers."""
-    members = [fgsm(BALL), PGD(BALL, steps=3, random_start=False)]
-    split, order = data(), torch.randperm(13, generator=torch.Generator().manual_seed(0))
-    there = run(split=split, members=members, batch_size=4)
-    here = run(split=split.subset(order), members=members, batch_size=4)
-    np.testing.assert_allclose(rows(here), rows(there)[order.numpy()], rtol=0, atol=1e-12)
+@pytest.mark.parametrize("options", [{}, {"encoder": "poisson"}], ids=["direct", "poisson"])
+def test_figures_do_not_depend_on_the_order_of_the_samples(options):
+    model, split = InDouble(small_snn(**options)), data()
+    order = torch.randperm(13, generator=torch.Generator().manual_seed(0))
+    assert_same_rows(run(model, split.subset(order), batch_size=4), run(model, split, batch_size=4))
+
+
+def test_a_sample_keeps_its_draws_in_a_part_of_the_split():
+    model, split = InDouble(small_snn(encoder="poisson")), data()
+    whole, part = run(model, split), run(model, split.subset(torch.tensor([2, 7, 11])))
+    assert part.samples.tolist() == [2, 7, 11]
+    np.testing.assert_allclose(rows(part), rows(whole)[[2, 7, 11]], rtol=0, atol=1e-12)
+
+
+def test_a_member_keeps_its_draws_beside_others():
+    members = [UniformNoise(BALL), PGD(BALL, steps=2), GaussianNoise(BALL)]
+    all_ = run(InDouble(small_snn()), members=members, survivors_only=False)
+    last = run(InDouble(small_snn()), members=members[2:], survivors_only=False)
+    np.testing.assert_array_equal(last.fooled[:, 0], all_.fooled[:, 2])
+    np.testing.assert_array_equal(last.field("distance")[:, 0], all_.field("distance")[:, 2])
+
+
+def test_a_sample_that_stands_twice_in_the_split_is_refused():
+    with pytest.raises(ValueError, match="occurs twice"):
+        run(split=data().subset(torch.tensor([1, 1])))
+
+
+def test_answers_that_are_no_numbers_are_errors():
+    class Breaking(nn.Module):
+        """Class 0 for the images as they are, not a number for all others."""
+
+        def forward(self, x):
+            moved = (x != 0.5).flatten(1).any(1, keepdim=True)
+            return torch.where(moved, torch.nan, torch.tensor([[1.0, 0.0]])) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+    split = Split(torch.full((3, 1, 8, 8), 0.5), torch.zeros(3, dtype=torch.int64))
+    outcome = run(Breaking(), split, [UniformNoise(BALL)])
+    assert (outcome.clean_accuracy, outcome.robust_accuracy) == (1, 0)
+
+
+def test_chance_that_nobody_declares_is_found():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :4] + torch.rand(len(x), 4)
+
+    assert run(nn.Sequential(small_snn(encoder="poisson"))).header.calls == 10
+    assert run(Noisy(), members=[fgsm(BALL)]).header.calls == 10
+    assert run(small_snn()).header.calls == 1
 
 
 def test_the_seed_decides_and_another_seed_differs():
@@ -122,7 +163,7 @@ def test_more_eps_never_helps_the_defender():
 def test_every_row_agrees_with_the_attack_run_alone():
     model, split, attack = InDouble(small_snn()), data(), PGD(BALL, steps=3, random_start=False)
     outcome = run(model, split, [attack])
-    x_adv = attack(model, split.images, split.labels)
+    x_adv = attack(model, split.images.double(), split.labels)
     with torch.no_grad():
         predicted = model.eval()(x_adv).argmax(1).numpy()
     tried = outcome.tried[:, 0]
@@ -168,8 +209,14 @@ def test_the_header_says_what_was_measured():
     model = small_snn(encoder="poisson")
     h = run(model, model_name="mine", data_name="toy", batch_size=5).header
     assert (h.suite, h.norm, h.eps, h.seed, h.n, h.batch_size) == ("custom", "Linf", 0.04, 5, 13, 5)
-    assert (h.model, h.data, h.stochastic) == ("mine", "toy", True)
-    assert [m.attack for m in h.members] == ["FGSM", "uniform noise ×2", "PGD-2", "PGD-3", "Gaussian noise"]
+    assert (h.model, h.data, h.calls) == ("mine", "toy", 10)
+    assert [m.attack for m in h.members] == [
+        "FGSM",
+        "uniform noise ×2",
+        "PGD-2",
+        "PGD-3, 2 restarts, 2 draws",
+        "Gaussian noise",
+    ]
     assert [m.estimator for m in h.members] == ["BPTR()", "–", "CBA()", "BPTT, own surrogate", "–"]
     assert torch.__version__.startswith(h.versions["torch"])
     other = small_snn(encoder="poisson")
@@ -204,7 +251,7 @@ def test_an_attack_that_leaves_its_ball_is_noticed():
         def run(self, model, x, y, draws=None):
             return Attempt.begin((x + 0.041).clamp(0, 1))
 
-    with pytest.raises(AssertionError, match="left its ball"):
+    with pytest.raises(ResultError, match="cheating left its ball"):
         run(members=[Cheating()])
 
 
@@ -361,9 +408,9 @@ def test_a_transfer_from_other_weights_is_another_evaluation(tmp_path):
 def test_the_header_is_written_before_the_first_row(tmp_path):
     class Failing(nn.Module):
         def forward(self, x):
-            if len(x) > 1:
+            if len(x) > 2:
                 raise RuntimeError("on the first batch")
-            return torch.zeros(1, 10)
+            return torch.zeros(len(x), 10)
 
     with pytest.raises(RuntimeError, match="first batch"):
         run(Failing(), out=tmp_path)

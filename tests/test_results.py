@@ -32,7 +32,7 @@ def header(n=4, members=("FGSM", "PGD-10", "PGD-10"), **options):
     estimators = ["BPTT", "BPTT", "RGA"]
     fields = {
         "suite": "mine", "norm": "Linf", "eps": 0.1, "survivors_only": True, "seed": 3, "batch_size": 2, "n": n,
-        "data": "toy", "data_fingerprint": "d", "model": "net", "weights_fingerprint": "w", "stochastic": False,
+        "data": "toy", "data_fingerprint": "d", "model": "net", "weights_fingerprint": "w", "calls": 1,
         "versions": {"torch": "2"},
         "members": tuple(Member(attack=a, estimator=e, settings="…") for a, e in zip(members, estimators, strict=False)),
     }  # fmt: skip

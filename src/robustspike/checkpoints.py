@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,23 @@ def _seal(tensors: Mapping[str, Tensor], record: str) -> str:
     return hashlib.sha256(f"{tensors_fingerprint(tensors)} {record}".encode()).hexdigest()[:16]
 
 
+def architecture(model: nn.Module) -> str:
+    """What a model is without its weights: every module with its settings, 16 hexadecimal digits."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def fingerprint(model: nn.Module) -> str:
-    """The fingerprint of a model's weights and buffers."""
-    return tensors_fingerprint(model.state_dict())
+    """What a model is and all its tensors, those that are not saved included; equal for equal functions of x.
+
+    Example:
+        >>> weights, other = digits_cnn(time_steps=4), digits_cnn(time_steps=8)
+        >>> _ = other.load_state_dict(weights.state_dict())
+        >>> fingerprint(weights) == fingerprint(other)
+        False
+    """
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    return hashlib.sha256(f"{architecture(model)} {tensors_fingerprint(tensors)}".encode()).hexdigest()[:16]
 
 
 def settings_text(value: Any) -> str:
@@ -68,7 +83,10 @@ def settings_text(value: Any) -> str:
         return f"partial({settings_text((value.func, *value.args, *value.keywords.items()))})"
     if repr(value) == object.__repr__(value):
         return f"{type(value).__qualname__}({settings_text(tuple(vars(value).items()))})"
-    return str(getattr(value, "__qualname__", repr(value)))
+    name = str(getattr(value, "__qualname__", repr(value)))
+    if "<lambda>" in name:  # only its code tells it from another
+        name += f"[{hashlib.sha256(value.__code__.co_code + repr(value.__code__.co_consts).encode()).hexdigest()[:8]}]"
+    return name
 
 
 @contextlib.contextmanager

@@ -27,6 +27,9 @@ class Direct(nn.Module):
         super().__init__()
         self.time_steps = time_steps
 
+    def extra_repr(self) -> str:
+        return f"time_steps={self.time_steps}"
+
     def forward(self, x: Tensor) -> Tensor:
         return repeat(x, self.time_steps)
 
@@ -52,6 +55,9 @@ class Poisson(nn.Module):
     def __init__(self, time_steps: int) -> None:
         super().__init__()
         self.time_steps = time_steps
+
+    def extra_repr(self) -> str:
+        return f"time_steps={self.time_steps}"
 
     def forward(self, x: Tensor) -> Tensor:
         x_seq = repeat(x, self.time_steps)
@@ -91,6 +97,9 @@ class Phase(nn.Module):
         phase = torch.arange(time_steps) % phases
         self.register_buffer("weights", 2.0 ** -(1.0 + phase), persistent=False)
 
+    def extra_repr(self) -> str:
+        return f"time_steps={self.time_steps}, phases={self.phases}"
+
     def forward(self, x: Tensor) -> Tensor:
         largest = 2**self.phases - 1
         q = (x.detach() * largest).round().clamp(0, largest).to(torch.int64)
@@ -116,6 +125,9 @@ class Frames(nn.Module):
     def __init__(self, time_steps: int) -> None:
         super().__init__()
         self.time_steps = time_steps
+
+    def extra_repr(self) -> str:
+        return f"time_steps={self.time_steps}"
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 3 or x.shape[1] != self.time_steps:

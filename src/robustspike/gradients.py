@@ -156,14 +156,14 @@ def estimating(model: nn.Module, estimator: Estimator) -> Iterator[None]:
             f"found no spiking layer in {type(model).__name__} that could carry {estimator}; "
             "use BPTT(), the model's own gradient, or a network of robustspike's neurons"
         )
-    timed: list[Any] = [m for m in model.modules() if "time_collapsed" in vars(m)]
+    timed: list[Any] = [m for m in model.modules() if hasattr(m, "time_collapsed")]
     before = [(layer, "gradient_rule", layer.gradient_rule) for layer in layers]
     before += [(m, "time_collapsed", m.time_collapsed) for m in timed]
     try:
         for layer in layers:
             layer.gradient_rule = _as_rule(estimator)
         for m in timed:
-            m.time_collapsed = estimator.without_time
+            m.time_collapsed = getattr(estimator, "without_time", False)
         yield
     finally:
         for owner, name, value in before:
@@ -189,6 +189,27 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = training
         for p, requires_grad in wanted:
             p.requires_grad_(requires_grad)
+
+
+def is_stochastic(model: nn.Module, x: Tensor | None = None) -> bool:
+    """Whether two calls may differ: as the model or a module of it declares; else, given images x, as two calls show."""
+    if any(getattr(module, "stochastic", False) for module in model.modules()):
+        return True
+    if hasattr(model, "stochastic") or x is None or len(x) == 0:
+        return False
+    devices = [x.device] if x.device.type == "cuda" else []
+    logits = []
+    with frozen(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            with sampling(Draws.of(seed, torch.arange(len(x), device=x.device))):
+                logits.append(model(x))
+    return not torch.equal(logits[0].nan_to_num(), logits[1].nan_to_num())
+
+
+def errs(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether an answer is wrong, [N] bool; logits that are not finite are no answer."""
+    return (logits.argmax(1) != y) | ~logits.isfinite().all(1)
 
 
 def check_labels(model: nn.Module, images: Tensor, labels: Tensor) -> None:

@@ -106,7 +106,7 @@ class LIF(nn.Module):
 
 def spiking_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The modules of a model that fulfil :class:`SpikingLayer`, by their path, each once."""
-    return {name: module for name, module in model.named_modules() if "gradient_rule" in vars(module)}
+    return {name: module for name, module in model.named_modules() if hasattr(module, "gradient_rule")}
 
 
 class _Repeat(torch.autograd.Function):

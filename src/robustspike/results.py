@@ -67,7 +67,12 @@ class Member(Record):
 
 
 class Header(Record):
-    """Everything needed to say what an evaluation measured; two runs with equal headers give equal rows."""
+    """Everything needed to say what an evaluation measured; two runs with equal headers give equal rows.
+
+    ``calls`` is the number of calls whose majority is a stochastic model's answer, 1 for a deterministic model.
+    """
+
+    format: int = 1
 
     suite: str
     norm: str
@@ -81,7 +86,7 @@ class Header(Record):
     data_fingerprint: str
     model: str
     weights_fingerprint: str
-    stochastic: bool
+    calls: int = 1
     versions: dict[str, str]
 
 
@@ -375,7 +380,7 @@ def load_outcome(folder: str | Path) -> Outcome:
     """
     header, rows = read_header(folder), read_rows(folder)
     found = {row["sample"] for row in rows}
-    if len(rows) != header.n or found != set(range(header.n)):
+    if len(rows) != header.n or len(found) != header.n:
         raise ResultError(
             f"{folder} holds {len(found)} of {header.n} samples: the evaluation is not finished; resume it"
         )

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from robustspike.checkpoints import (
     CheckpointError,
+    architecture,
     load_weights,
     read_tensors,
     settings_text,
@@ -28,6 +28,7 @@ from robustspike.defences import Objective
 from robustspike.draws import Draws, sampling
 from robustspike.gradients import check_labels, frozen
 from robustspike.models import SNN
+from robustspike.progress import progress_bar
 
 WEIGHTS, BEST, STATE, LOG = "weights.safetensors", "best.safetensors", "state.safetensors", "log.jsonl"
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -53,6 +54,7 @@ class Schedule:
     """How one training run goes; two runs with equal schedules, data and weights end with equal weights (CPU)."""
 
     objective: str
+    architecture: str
     epochs: int
     batch_size: int
     optimizer: str
@@ -90,7 +92,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
 ) -> list[Epoch]:
-    """Train a model in place.
+    """Train a model in place, and leave it in training mode.
 
     Args:
         model: x [N, ...] in [0, 1] to logits [N, K]; moved to the accelerator.
@@ -131,21 +133,23 @@ def fit(
     Source: Ding 2022, appendix B; Liu 2024, Table 5 (the defaults).
     """
     settings = Schedule(
-        objective=settings_text(objective), epochs=epochs, batch_size=batch_size, optimizer=optimizer,
+        objective=settings_text(objective), architecture=architecture(model), epochs=epochs, batch_size=batch_size,
+        optimizer=optimizer,
         lr=lr if lr is not None else {"sgd": 0.1, "adam": 1e-3}.get(optimizer, 0.0), momentum=momentum,
         weight_decay=objective.weight_decay if weight_decay is None else weight_decay, schedule=schedule,
         crop_padding=crop_padding, flip=flip, precision=precision, seed=seed, n=len(train),
         data_fingerprint=train.fingerprint(),
     )  # fmt: skip
     _check(settings)
-    if validation is not None and len(validation) == 0:
-        raise ValueError("the validation split is empty; give it an image, or pass validation=None")
+    for split in (train, *(() if validation is None else (validation,))):
+        if len(split) == 0:
+            raise ValueError("the validation split is empty; give it an image, or pass validation=None")
+        check_labels(model, split.images, split.labels)
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
-    check_labels(model, train.images, train.labels)
     run = _Run(fabric, model, objective, settings, None if out is None else Path(out))
     run.restore(resume)
     train = train.to(fabric.device)
-    with _progress(progress) as bar:
+    with progress_bar(progress) as bar:
         steps = math.ceil(len(train) / batch_size)
         task = bar.add_task(objective.name, total=epochs * steps, completed=len(run.log) * steps)
         for epoch in range(len(run.log), epochs):
@@ -164,7 +168,7 @@ def clean_accuracy(model: nn.Module, data: Split, batch_size: int = 256) -> floa
     correct = 0
     with frozen(model), torch.no_grad():
         for which in torch.arange(len(data), device=data.images.device).split(batch_size):
-            with sampling(Draws.of(0, which).fork("validation")):
+            with sampling(Draws.of(0, data.ids[which]).fork("validation")):
                 correct += int((model(data.images[which]).argmax(1) == data.labels[which]).sum())
     return correct / len(data)
 
@@ -223,7 +227,7 @@ class _Run:
         total, seen = 0.0, 0
         self.model.train()
         with torch.random.fork_rng(devices=[self.fabric.device] if self.fabric.device.type == "cuda" else []):
-            torch.manual_seed(s.seed * 1_000_003 + epoch)
+            torch.manual_seed((s.seed * 1_000_003 + epoch) % 2**63)
             steps = math.ceil(len(train) / s.batch_size)
             for k, which in enumerate(torch.randperm(len(train)).split(s.batch_size)):
                 factor = learning_rate_factor(s.schedule, epoch * steps + k, steps, s.epochs)
@@ -260,7 +264,7 @@ class _Run:
         s = self.settings
         x, y = train.images[which], train.labels[which]
         if s.crop_padding or s.flip:
-            draws = Draws.of(s.seed, which).fork("augment").fork(epoch)
+            draws = Draws.of(s.seed, train.ids[which]).fork("augment").fork(epoch)
             x = augment(x, draws, pad=s.crop_padding, flip=s.flip)
         return x, y
 
@@ -328,8 +332,3 @@ class _Run:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def _progress(shown: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, disable=not shown)

@@ -215,6 +215,8 @@ def test_a_random_start_is_a_uniform_point_of_the_ball():
 class Counting(nn.Module):
     """Counts the samples that pass through a network."""
 
+    stochastic = False
+
     def __init__(self, network):
         super().__init__()
         self.network, self.batches = network, []

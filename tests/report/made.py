@@ -17,7 +17,7 @@ def header(n, eps=0.1, members=MEMBERS, **changes):
     settings = {
         "suite": "liu2024", "norm": "Linf", "eps": eps, "members": members, "survivors_only": False, "seed": 7,
         "batch_size": 64, "n": n, "data": "digits/test", "data_fingerprint": "d" * 64, "model": "digits_cnn",
-        "weights_fingerprint": "a1" * 32, "stochastic": False, "versions": VERSIONS,
+        "weights_fingerprint": "a1" * 32, "calls": 1, "versions": VERSIONS,
     }  # fmt: skip
     return Header(**{**settings, **changes})
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from robustspike.draws import Draws
+from robustspike.draws import Draws, sampling
+from robustspike.gradients import errs, frozen, is_stochastic
 
 
 @dataclass
@@ -41,11 +43,12 @@ class Attempt:
         self.zero[which] += evaluations * (flat == 0).all(1)
         self.nan[which] += evaluations * flat.isnan().any(1)
 
-    def adopt(self, other: Attempt, which: Tensor) -> None:
-        """Add the costs of a later run on the samples ``which`` and take over its adversarial examples."""
+    def adopt(self, other: Attempt, which: Tensor, better: Tensor) -> None:
+        """Add the costs of a run on the samples ``which`` [M] and take over its examples where ``better`` [M]."""
         for name in ("gradients", "zero", "nan"):
             getattr(self, name)[which] += getattr(other, name)
-        self.x_adv[which], self.restart[which] = other.x_adv, other.restart
+        self.x_adv[which[better]] = other.x_adv[better]
+        self.restart[which[better]] = other.restart[better]
 
 
 class Attack(Protocol):
@@ -77,7 +80,44 @@ def adversarial_examples(self: Any, model: nn.Module, x: Tensor, y: Tensor, draw
     return self.run(model, x, y, draws).x_adv
 
 
-def misclassified(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Whether the model errs, [N] bool, without gradient and in the mode it is in."""
-    with torch.no_grad():
-        return model(x).argmax(1) != y
+def error_rate(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, calls: int) -> Tensor:
+    """The share of ``calls`` calls, each with draws of its own, in which the model errs, [N] in [0, 1]."""
+    wrong = torch.zeros(len(x), device=x.device)
+    with frozen(model), torch.no_grad():
+        for k in range(calls):
+            with sampling(draws.fork(k)):
+                wrong += errs(model(x), y)
+    return wrong / calls
+
+
+def calls_for(model: nn.Module, x: Tensor) -> int:
+    """How many calls it takes to judge an example: one, or ten for a stochastic model."""
+    return 10 if is_stochastic(model, x[:2]) else 1
+
+
+def best_of(
+    model: nn.Module, x: Tensor, y: Tensor, draws: Draws, tries: int, run: Callable[[int, Tensor, Draws], Attempt]
+) -> Attempt:
+    """Of several tries on each sample, the example that the model errs on most often; costs are summed.
+
+    Try k of ``run(k, which, draws of which)`` gets the samples ``which`` [M] that no earlier try made the model err on in
+    every call; the attempt's ``restart`` says which try an example comes from.
+    """
+    attempt = Attempt.begin(x)
+    if tries == 1:
+        return run(0, torch.arange(len(x), device=x.device), draws.fork(0))
+    calls, best = calls_for(model, x), torch.full((len(x),), -1.0, device=x.device)
+    for k in range(tries):
+        which = (best < 1).nonzero().flatten()
+        if len(which) == 0:
+            break
+        one = run(k, which, draws[which].fork(k))
+        if calls == 1 and k + 1 == tries:
+            rate = best[which]  # nothing left to choose from
+        else:
+            rate = error_rate(model, one.x_adv, y[which], draws[which].fork("check").fork(k), calls)
+        better = rate >= best[which]
+        best[which] = torch.maximum(rate, best[which])
+        one.restart.fill_(k)
+        attempt.adopt(one, which, better)
+    return attempt

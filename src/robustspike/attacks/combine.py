@@ -6,17 +6,15 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from robustspike.attacks.attempt import Attack, Attempt, adversarial_examples, misclassified
-from robustspike.draws import Draws, sampling
-from robustspike.gradients import frozen
+from robustspike.attacks.attempt import Attack, Attempt, adversarial_examples, best_of
+from robustspike.draws import Draws
 
 
 @dataclass(frozen=True)
 class WorstOf:
-    """Every member in turn, each on the samples that no earlier one broke.
+    """Every member in turn, each on the samples that no earlier one broke; ``restart`` says which member did.
 
     A sample counts as robust only if all members fail (Liu 2024, appendix E). Member k draws from the streams' fork "k".
 
@@ -31,10 +29,13 @@ class WorstOf:
     def __post_init__(self) -> None:
         if not self.members:
             raise ValueError("WorstOf needs at least one attack")
+        balls = {ball for member in self.members if (ball := getattr(member, "ball", None)) is not None}
+        if len(balls) > 1:
+            raise ValueError(f"the members of WorstOf must share one ball, got {', '.join(map(str, balls))}")
 
     @property
     def ball(self) -> Any:
-        """The ball of the members (the first one's, should they differ)."""
+        """The ball that the members share."""
         return getattr(self.members[0], "ball", None)
 
     @property
@@ -46,16 +47,11 @@ class WorstOf:
     def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
         """x_adv and costs summed over the members, see :class:`robustspike.attacks.Attempt`."""
         draws = Draws.fresh(len(x), x.device) if draws is None else draws
-        attempt = Attempt.begin(x)
-        todo = torch.arange(len(x), device=x.device)
-        for k, member in enumerate(self.members):
-            streams = draws[todo].fork(k)
-            attempt.adopt(member.run(model, x[todo], y[todo], streams), todo)
-            with frozen(model), sampling(streams.fork("check")):
-                todo = todo[~misclassified(model, attempt.x_adv[todo], y[todo])]
-            if len(todo) == 0:
-                break
-        return attempt
+
+        def run(k: int, which: Tensor, draws: Draws) -> Attempt:
+            return self.members[k].run(model, x[which], y[which], draws)
+
+        return best_of(model, x, y, draws, len(self.members), run)
 
 
 @dataclass(frozen=True)

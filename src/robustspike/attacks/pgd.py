@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from robustspike.attacks.attempt import Attempt, adversarial_examples, misclassified
+from robustspike.attacks.attempt import Attempt, adversarial_examples, best_of, calls_for
 from robustspike.balls import Ball
-from robustspike.draws import Draws, sampling
-from robustspike.gradients import BPTT, Estimator, Loss, cross_entropy, estimating, frozen, logits_and_gradient
+from robustspike.draws import Draws
+from robustspike.gradients import BPTT, Estimator, Loss, cross_entropy, errs, estimating, frozen, logits_and_gradient
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class PGD:
         steps: number of gradient steps.
         step_size: in pixel units; None: 2.5·ε/steps (Madry et al. 2018).
         random_start: True starts from a uniform point of the ball, False from x; "sign" from x + (ε/2)·(±1) (R-FGSM).
-        restarts: repetitions from new random starts, for the samples that are still classified correctly.
+        restarts: repetitions from new random starts, for the samples that are not broken yet; the best one is kept.
         estimator: how the gradient passes through the neurons.
         loss: of (logits [N, K], y [N]) to [N], ascended.
         samples: gradients of so many fresh draws of a stochastic model are averaged before the step is taken.
         early_stop: keep the first iterate that the model errs on and spend nothing more on that sample. Evaluations want
             it (a sample once broken is broken); training does not. Ignored where the logits seen are not the model's own
-            (CBA) or one lucky draw could end the attack (a model with ``stochastic`` = True).
+            (CBA) or one lucky draw could end the attack (a stochastic model).
 
     Raises:
         ValueError: for fewer than one step, restart or draw, or a step size that is not positive.
@@ -65,45 +65,48 @@ class PGD:
 
     @property
     def name(self) -> str:
-        return self.label or f"PGD-{self.steps}"
+        if self.label is not None:
+            return self.label
+        start = {True: "", False: ", from x", "sign": ", sign start"}[self.random_start]
+        unusual = (
+            start,
+            f", step {self.step_size:.3g}" if self.step_size is not None else "",
+            f", {self.restarts} restarts" if self.restarts > 1 else "",
+            f", {self.samples} draws" if self.samples > 1 else "",
+        )
+        return f"PGD-{self.steps}" + "".join(unusual)
 
     __call__ = adversarial_examples
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
         """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
         draws = Draws.fresh(len(x), x.device) if draws is None else draws
-        attempt = Attempt.begin(x)
-        todo = torch.arange(len(x), device=x.device)
-        with torch.no_grad(), frozen(model):
-            for restart in range(self.restarts):
-                self._climb(model, x, y, draws.fork(restart), todo, attempt)
-                attempt.restart[todo] = restart
-                if restart + 1 < self.restarts:
-                    with sampling(draws[todo].fork("check").fork(restart)):
-                        todo = todo[~misclassified(model, attempt.x_adv[todo], y[todo])]
-                if len(todo) == 0:
-                    break
-        return attempt
+        stop = self.early_stop and getattr(self.estimator, "exact", False) and calls_for(model, x) == 1
 
-    def _climb(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, todo: Tensor, attempt: Attempt) -> None:
-        stop = self.early_stop and self.estimator.exact and not getattr(model, "stochastic", False)
+        def climb(k: int, which: Tensor, draws: Draws) -> Attempt:
+            return self._climb(model, x[which], y[which], draws, stop)
+
+        return best_of(model, x, y, draws, self.restarts, climb)
+
+    def _climb(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, stop: bool) -> Attempt:
+        attempt = Attempt.begin(x)
+        todo, here = torch.arange(len(x), device=x.device), self._start(x, draws)
         step_size = 2.5 * self.ball.eps / self.steps if self.step_size is None else self.step_size
-        here = self._start(x[todo], draws[todo])
         for step in range(self.steps):
-            with estimating(model, self.estimator):
+            with torch.no_grad(), frozen(model), estimating(model, self.estimator):
                 logits, gradient = logits_and_gradient(
                     model, here, y[todo], self.loss, self.samples, draws[todo].fork(1 + step)
                 )
             attempt.count(todo, gradient, self.samples)
             if stop:
-                standing = logits.argmax(1) == y[todo]
-                attempt.x_adv[todo[~standing]] = here[~standing]
-                todo, here, gradient = todo[standing], here[standing], gradient[standing]
+                wrong = errs(logits, y[todo])
+                attempt.x_adv[todo[wrong]] = here[wrong]
+                todo, here, gradient = todo[~wrong], here[~wrong], gradient[~wrong]
                 if len(todo) == 0:
-                    return
-            moved = self.ball.ascend(here, gradient.nan_to_num(0.0), step_size)
-            here = self.ball.project(moved, x[todo])
+                    return attempt
+            here = self.ball.project(self.ball.ascend(here, gradient.nan_to_num(0.0), step_size), x[todo])
         attempt.x_adv[todo] = here
+        return attempt
 
     def _start(self, x: Tensor, draws: Draws) -> Tensor:
         if self.random_start == "sign":

@@ -43,7 +43,7 @@ def liu2024(eps: float | str = "8/255", steps: Sequence[int] = (10,), early_stop
     Args:
         eps: in pixel units, 0.03 or "8/255".
         steps: one PGD for each number of steps (the paper's tables: 10, 30, 50).
-        early_stop: spend nothing more on a sample once it is broken; it only ever lowers the robust accuracy.
+        early_stop: spend nothing more on a sample once it is broken; up to rounding this only lowers the robust accuracy.
 
     Source: Liu 2024, section 5.1 and appendix E. Differs from the authors' code: gradients are averaged over draws where
     a model is stochastic (theirs keeps the last draw).
@@ -59,7 +59,11 @@ def liu2024(eps: float | str = "8/255", steps: Sequence[int] = (10,), early_stop
         for e in LIU_ENSEMBLE  # type: ignore[operator]
     ]
     step_size = ball.eps * 0.01 / (8 / 255) or None
-    members += [PGD(ball, n, step_size, estimator=e, early_stop=early_stop) for n in steps for e in LIU_ENSEMBLE]
+    members += [
+        PGD(ball, n, step_size, estimator=e, early_stop=early_stop, label=f"PGD-{n}")
+        for n in steps
+        for e in LIU_ENSEMBLE
+    ]
     return Suite("liu2024", ball, tuple(members))
 
 

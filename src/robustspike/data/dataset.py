@@ -61,6 +61,7 @@ class Split:
     Args:
         images: [N, C, H, W] float32 in [0, 1]; any other trailing shape, such as [N, T, C, H, W], is accepted.
         labels: [N] int64, class numbers from 0.
+        ids: [N] int64, each sample's number in its source, which random draws belong to; None: 0 … N − 1.
 
     Raises:
         DataError: a wrong type, shape or range.
@@ -73,28 +74,33 @@ class Split:
 
     images: Tensor
     labels: Tensor
+    ids: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         fault = _image_fault(self.images) or _label_fault(self.labels, self.images)
         if fault:
             raise DataError(f"Split: {fault}.")
+        if self.ids is None:
+            object.__setattr__(self, "ids", torch.arange(len(self.labels), device=self.labels.device))
+        if self.ids.shape != self.labels.shape or self.ids.dtype != torch.int64:
+            raise DataError(f"Split: expected ids [{len(self)}] int64, got {list(self.ids.shape)} {self.ids.dtype}.")
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Split:
         """The same split on a device."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return Split(self.images.to(device), self.labels.to(device), self.ids.to(device))
 
     def subset(self, which: Tensor | int) -> Split:
         """Some of the samples: the first n, or those of an index or mask tensor, in its order."""
         if isinstance(which, int):
             if not 0 <= which <= len(self):
                 raise DataError(f"Split.subset: expected 0 to {len(self)} samples, got {which}; ask for fewer.")
-            return Split(self.images[:which], self.labels[:which])
+            return Split(self.images[:which], self.labels[:which], self.ids[:which])
         try:
             which = which.to(self.labels.device)
-            return Split(self.images[which], self.labels[which])
+            return Split(self.images[which], self.labels[which], self.ids[which])
         except IndexError as error:
             raise DataError(
                 f"Split.subset: expected a mask [{len(self)}] or integer indices below {len(self)}, "
@@ -102,9 +108,9 @@ class Split:
             ) from error
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that identify shape, images and labels, on any device."""
+        """16 hexadecimal digits that identify shape, images, labels and ids, on any device."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
-        for tensor in (self.images, self.labels):
+        for tensor in (self.images, self.labels, self.ids):
             digest.update(tensor.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()[:16]
 

@@ -19,6 +19,7 @@ class Pool:
 
     Args:
         labels: [N] int64.
+        ids: [N] int64, numbers in the source; None: 0 … N − 1.
         read: given [M] indices, returns the images [M, C, H, W], uint8 or floating.
 
     Example:
@@ -30,6 +31,11 @@ class Pool:
 
     labels: Tensor
     read: Callable[[Tensor], Tensor]
+    ids: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.ids is None:
+            object.__setattr__(self, "ids", torch.arange(len(self.labels)))
 
     @classmethod
     def of_arrays(cls, images: np.ndarray, labels: np.ndarray) -> Pool:
@@ -43,7 +49,7 @@ class Pool:
 
     def part(self, which: Tensor) -> Pool:
         """The pool of some of the samples, [M] indices."""
-        return Pool(self.labels[which], lambda inner: self.read(which[inner]))
+        return Pool(self.labels[which], lambda inner: self.read(which[inner]), self.ids[which])
 
     def take(self, which: Tensor, where: str) -> Split:
         """Reads the images of some samples, [M] indices, scaled to float32 in [0, 1]; errors begin with `where`."""
@@ -51,7 +57,7 @@ class Pool:
         scale = 255 if images.dtype == torch.uint8 else 1
         images = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True).div_(scale)
         try:
-            return Split(images, self.labels[which])
+            return Split(images, self.labels[which], self.ids[which])
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
 
@@ -64,7 +70,7 @@ class Selection:
         train_limit: at most so many for training and validation together; None for all.
         test_limit: so many for the test; None for all.
         validation_share: of the training data, above 0 and below 1.
-        seed: decides every choice; the border between training and test data never depends on it.
+        seed: decides every choice of training and validation samples; test samples never depend on it.
 
     Example:
         >>> chosen = Selection(train_limit=10).choose(torch.arange(40) % 2, torch.arange(8) % 2)
@@ -81,9 +87,9 @@ class Selection:
         """Indices for train and validation (into the training labels) and for test (into the test labels)."""
         train = self._limited(train_labels, self.train_limit, "train_limit")
         kept, held = hold_out(train_labels[train], self.validation_share, self.seed)
-        return train[kept], train[held], self._limited(test_labels, self.test_limit, "test_limit")
+        return train[kept], train[held], self._limited(test_labels, self.test_limit, "test_limit", seed=0)
 
-    def _limited(self, labels: Tensor, limit: int | None, option: str) -> Tensor:
+    def _limited(self, labels: Tensor, limit: int | None, option: str, seed: int | None = None) -> Tensor:
         if limit is None:
             return torch.arange(len(labels))
         if not 1 <= limit <= len(labels):
@@ -91,7 +97,7 @@ class Selection:
                 f"{option}: expected 1 to {len(labels)}, the number of images there are, got {limit}; "
                 "ask for fewer, or leave it out to use all."
             )
-        return stratified(labels, limit, self.seed, option)
+        return stratified(labels, limit, self.seed if seed is None else seed, option)
 
 
 EVERYTHING = Selection()

@@ -10,6 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from robustspike.draws import Draws, sampling
+from robustspike.gradients import is_stochastic
+
 Perturb = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
@@ -25,9 +28,18 @@ class Batch:
     y: Tensor
 
     @cached_property
-    def logits(self) -> Tensor:
-        logits: Tensor = self.model(self.x)
+    def _draws(self) -> Draws | None:
+        return Draws.fresh(len(self.x), self.x.device) if is_stochastic(self.model) else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits at other points of the same samples, float32 or wider; a stochastic model draws the same numbers."""
+        with sampling(self._draws):
+            logits: Tensor = self.model(x)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    @cached_property
+    def logits(self) -> Tensor:
+        return self.forward(self.x)
 
 
 class Term(Protocol):

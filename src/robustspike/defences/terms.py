@@ -71,7 +71,6 @@ class GradientSparsity:
         f_here = true_class_probability(batch.logits, batch.y, rival)
         (gradient,) = torch.autograd.grad(f_here.sum(), batch.x, retain_graph=True)
         there = batch.x.detach() + self.h * gradient.sign()
-        logits = batch.model(there)
-        f_there = true_class_probability(logits.to(batch.logits.dtype), batch.y, rival)
+        f_there = true_class_probability(batch.forward(there), batch.y, rival)
         quotient = (f_there - f_here) / self.h
         return quotient.abs().mean() if self.penalty == "abs" else quotient.square().mean()

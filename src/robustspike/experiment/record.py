@@ -22,7 +22,10 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 # Which fields belong together, for help pages.
 GROUPS = {
     "Data": ("data", "train_limit", "test_limit", "validation_share", "image_size"),
-    "Network": ("model", "time_steps", "encoder", "leak", "threshold", "reset", "surrogate"),
+    "Network": (
+        "model", "time_steps", "encoder", "leak", "threshold", "reset", "detach_reset", "phases", "readout",
+        "surrogate",
+    ),
     "Defence": (
         "defence", "weight", "h", "classes", "penalty", "train_eps", "train_steps", "train_step_size",
     ),
@@ -59,6 +62,9 @@ class Experiment(BaseModel):
     leak: float = Field(1.0, ge=0, le=1, description="λ of the neuron; 1 is IF.")
     threshold: float = Field(1.0, gt=0, description="Firing threshold θ.")
     reset: Literal["hard", "soft"] = Field("hard", description="hard or soft.")
+    detach_reset: bool = Field(False, description="No gradient through the reset (Luu 2025).")
+    phases: int = Field(8, ge=1, le=16, description="Bits per period of the phase code.")
+    readout: Literal["current", "spikes"] = Field("current", description="Logits: current or spikes.")
     surrogate: str = Field("triangle:1", description="Derivative of the spike in training, such as arctan:2.")
 
     defence: str = Field("vanilla", description="Training objective; see `robustspike list defences`.")
@@ -79,7 +85,7 @@ class Experiment(BaseModel):
     schedule: Literal["cosine", "one-cycle", "constant"] = Field(description="cosine, one-cycle or constant.")
     crop_padding: int = Field(ge=0, description="Random crop after padding by so many pixels; 0: none.")
     flip: bool = Field(description="Random horizontal flip.")
-    precision: str = Field("32-true", description="32-true or bf16-mixed.")
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="32-true or bf16-mixed.")
     accelerator: str = Field("auto", description="auto, cpu or cuda.")
     seed: int = Field(0, ge=0, lt=2**63, description="Of the data's choices, the initial weights and all random draws.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 from pathlib import Path
@@ -12,13 +13,12 @@ from lightning_fabric import Fabric
 
 from robustspike.attacks import PGD, SUITES, Suite
 from robustspike.balls import Linf
-from robustspike.checkpoints import CheckpointError, load_model, write_text
-from robustspike.data import DataError, DataSet, Split, load
+from robustspike.checkpoints import CheckpointError, load_model, settings_text, write_text
+from robustspike.data import DataError, DataSet, load
 from robustspike.defences import DEFENCES, Objective
 from robustspike.evaluate import evaluate
 from robustspike.experiment.names import chosen, parse_surrogate
 from robustspike.experiment.record import RECORD, Experiment, read_experiment
-from robustspike.gradients import frozen
 from robustspike.models import MODELS, SNN
 from robustspike.results import Outcome
 from robustspike.train import BEST, STATE, WEIGHTS, Epoch, fit
@@ -54,7 +54,8 @@ def make_model(experiment: Experiment, data: DataSet) -> SNN:
     return MODELS[experiment.model](
         num_classes=data.num_classes, time_steps=experiment.time_steps, in_channels=data.channels, image_size=height,
         mean=data.mean, std=data.std, encoder=experiment.encoder, leak=experiment.leak, threshold=experiment.threshold,
-        reset=experiment.reset, surrogate=parse_surrogate(experiment.surrogate),
+        reset=experiment.reset, detach_reset=experiment.detach_reset, phases=experiment.phases,
+        readout=experiment.readout, surrogate=parse_surrogate(experiment.surrogate),
     )  # fmt: skip
 
 
@@ -142,8 +143,8 @@ def evaluation_name(
     if suite.name in SUITES:
         usual = {member.name for member in SUITES[suite.name](ball.eps).attacks}
         more = [name for name in names if name not in usual]
-    else:
-        more = []
+    if suite.name not in SUITES:
+        more = [hashlib.sha256(settings_text(suite.attacks).encode()).hexdigest()[:6]]
     parts = [suite.name, *more, ball.norm, f"{ball.eps:.4g}"]
     unusual = {
         split: split != "test",
@@ -153,14 +154,6 @@ def evaluation_name(
         "each": not survivors_only,
     }
     return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([*parts, *(name for name, shown in unusual.items() if shown)]))
-
-
-def _check_fit(model: SNN, samples: Split) -> None:
-    """Refuse images or labels that the network cannot take, before anything is written."""
-    with frozen(model), torch.no_grad():
-        classes = model(samples.images[:1].to(next(model.parameters()).device)).shape[1]
-    if int(samples.labels.max()) >= classes:
-        raise DataError(f"labels go up to {int(samples.labels.max())}, but the network has only {classes} classes")
 
 
 def attack(
@@ -207,7 +200,6 @@ def attack(
     samples = getattr(whole, split)
     if limit is not None and not of_test:
         samples = samples.subset(limit)
-    _check_fit(model, samples)
     name = evaluation_name(suite, split, limit, checkpoint, seed, survivors_only)
     return evaluate(
         model, samples, suite, out=Path(run) / EVALUATIONS / name if out is None else out, resume=resume, seed=seed,

@@ -31,7 +31,7 @@ def fire(
 def potentials(currents: Tensor, leak: float, threshold: float, hard_reset: bool) -> Tensor:
     """The membrane potentials u [T, N, ...] just before firing, without gradient."""
     with torch.no_grad():
-        u = torch.empty(currents.shape, dtype=potential_type(currents), device=currents.device)
+        u = torch.empty_like(currents, dtype=potential_type(currents))
         u[0] = currents[0]
         for t in range(1, len(u)):
             s = (u[t - 1] >= threshold).to(u.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from robustspike.encoders import ENCODERS
+from robustspike.encoders import ENCODERS, Phase
 from robustspike.neurons import LIF
 from robustspike.surrogates import SURROGATES, Surrogate, Triangle
 
@@ -23,6 +23,7 @@ class Settings:
         mean, std: of each channel, in [0, 1] units; None: no normalisation.
         in_channels, image_size: images are [N, in_channels, image_size, image_size].
         encoder: a name in ``robustspike.encoders.ENCODERS``.
+        phases: bits per period of the phase code.
         leak, threshold, reset, detach_reset, surrogate: of every neuron, see :class:`robustspike.LIF`.
         readout: "current" or "spikes", see :class:`robustspike.models.SNN`.
 
@@ -38,6 +39,7 @@ class Settings:
     in_channels: int = 3
     image_size: int = 32
     encoder: str = "direct"
+    phases: int = 8
     leak: float = 1.0
     threshold: float = 1.0
     reset: str = "hard"
@@ -59,7 +61,9 @@ class Settings:
         return LIF(self.leak, self.threshold, self.reset, self.detach_reset, self.surrogate)
 
     def make_encoder(self) -> nn.Module:
-        return ENCODERS[self.encoder](self.time_steps)
+        return (
+            Phase(self.time_steps, self.phases) if self.encoder == "phase" else ENCODERS[self.encoder](self.time_steps)
+        )
 
     def record(self) -> dict[str, Any]:
         """As plain JSON values; :func:`from_record` is the inverse."""

@@ -53,6 +53,9 @@ class SNN(nn.Module):
             value = getattr(settings, name)
             self.register_buffer(name, None if value is None else torch.tensor(value), persistent=False)
 
+    def extra_repr(self) -> str:
+        return f"readout={self.settings.readout!r}"
+
     @property
     def time_steps(self) -> int:
         return self.settings.time_steps
@@ -69,7 +72,13 @@ class SNN(nn.Module):
         features = self.layers(at_every_step(self._normalise, x_seq))
         if self.output_neuron is not None:
             return self.output_neuron(at_every_step(self.head, features)).sum(0)
-        return self.head(features.mean(0))  # the head is linear: the mean of its outputs
+        return self._mean_current(features)
+
+    def _mean_current(self, features: Tensor) -> Tensor:
+        """The head's output averaged over T: that of the average, as the head is linear. Never rounded to 16 bits."""
+        with torch.autocast(features.device.type, enabled=False):
+            kind = next((p.dtype for p in self.head.parameters()), features.dtype)
+            return self.head(features.mean(0, dtype=kind))
 
     def _normalise(self, x: Tensor) -> Tensor:
         if self.mean is not None and self.std is not None:
