@@ -217,7 +217,7 @@ def test_the_header_says_what_was_measured():
         "PGD-3, 2 restarts, 2 draws",
         "Gaussian noise",
     ]
-    assert [m.estimator for m in h.members] == ["BPTR()", "–", "CBA()", "BPTT, own surrogate", "–"]
+    assert [m.estimator for m in h.members] == ["BPTR", "–", "CBA", "BPTT own surrogate", "–"]
     assert torch.__version__.startswith(h.versions["torch"])
     other = small_snn(encoder="poisson")
     nn.init.zeros_(other.head.bias)

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import io
 import pkgutil
+import shutil
 
 import numpy as np
 import pytest
@@ -333,6 +334,16 @@ def test_two_runs_of_one_defence_are_told_apart(runs, tmp_path):
     attack(tmp_path / "again", suite, accelerator="cpu", progress=False)
     seeds = comparison([runs / "at", tmp_path / "again"])  # another seed takes the same test images
     assert [network.name for network in seeds.networks] == ["AT (at)", "AT (again)"]
+
+
+def test_evaluations_under_other_conditions_share_no_table(runs, tmp_path):
+    suite = make_suite(0.1, attacks=["fgsm"], estimators=["rga"])
+    for name, seed in (("one", 0), ("two", 1)):
+        shutil.copytree(runs / "at", tmp_path / name)
+        out = tmp_path / name / "attacks" / "same"
+        attack(tmp_path / name, suite, out=out, seed=seed, accelerator="cpu", progress=False)
+    with pytest.raises(ResultError, match=r"evaluated differently \(seed differ\)"):
+        comparison([tmp_path / "one", tmp_path / "two"], evaluation="same")
 
 
 def test_networks_with_one_name_get_their_folders(runs, tmp_path):

@@ -223,9 +223,10 @@ def test_liu_2024_at_eps_zero_moves_nothing(double_model):
 
 def test_how_members_are_described():
     suite = suites.liu2024()
-    assert describe(suite.attacks[0]) == ("FGSM", "BPTT, Triangle(width=1.0)")
-    assert describe(suite.attacks[-1]) == ("PGD-10", "RGA(gamma=0.2)")
-    assert describe(PGD(Linf(0.1))) == ("PGD-10", "BPTT, own surrogate")
+    assert describe(suite.attacks[0]) == ("FGSM", "BPTT triangle 1")
+    assert describe(suite.attacks[-1]) == ("PGD-10", "RGA")
+    assert describe(PGD(Linf(0.1), estimator=RGA(0.3))) == ("PGD-10", "RGA(gamma=0.3)")
+    assert describe(PGD(Linf(0.1))) == ("PGD-10", "BPTT own surrogate")
     assert describe(UniformNoise(Linf(0.1))) == ("uniform noise", "–")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from robustspike.attacks.attempt import Attack
 from robustspike.attacks.pgd import PGD, fgsm, rfgsm
 from robustspike.balls import Ball, Linf
 from robustspike.gradients import BPTT, RGA, Estimator
-from robustspike.surrogates import ArcTan, Sigmoid, Triangle
+from robustspike.surrogates import SURROGATES, ArcTan, Sigmoid, Surrogate, Triangle
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,27 @@ SUITES: dict[str, Callable[..., Suite]] = {"liu2024": liu2024}
 
 
 def describe(attack: Any) -> tuple[str, str]:
-    """(attack, estimator) as printed in tables."""
+    """(attack, estimator) as printed in tables, such as ("PGD-10", "BPTT triangle 1").
+
+    Example:
+        >>> describe(fgsm(Linf(0.1), BPTT(Sigmoid(4.0)))), describe(fgsm(Linf(0.1), RGA()))
+        (('FGSM', 'BPTT sigmoid 4'), ('FGSM', 'RGA'))
+    """
     estimator = getattr(attack, "estimator", None)
     if estimator is None:
         return attack.name, "–"
     if isinstance(estimator, BPTT):
-        return attack.name, "BPTT, own surrogate" if estimator.surrogate is None else f"BPTT, {estimator.surrogate}"
-    return attack.name, str(estimator)
+        return (
+            attack.name,
+            "BPTT own surrogate" if estimator.surrogate is None else f"BPTT {_short(estimator.surrogate)}",
+        )
+    usual = estimator == type(estimator)() if dataclasses.is_dataclass(estimator) else False
+    return attack.name, type(estimator).__name__ if usual else str(estimator)
+
+
+def _short(surrogate: Surrogate) -> str:
+    """Name and numbers of a surrogate, "triangle 1"; another's representation as it is."""
+    names = {kind: name for name, kind in SURROGATES.items()}
+    if type(surrogate) not in names:
+        return str(surrogate)
+    return " ".join([names[type(surrogate)], *(f"{value:g}" for value in vars(surrogate).values())])
