@@ -78,7 +78,8 @@ def describe(attack: Any) -> tuple[str, str]:
         >>> describe(fgsm(Linf(0.1), BPTT(Sigmoid(4.0)))), describe(fgsm(Linf(0.1), RGA()))
         (('FGSM', 'BPTT sigmoid 4'), ('FGSM', 'RGA'))
     """
-    estimator = getattr(attack, "estimator", None)
+    estimator: Any = getattr(attack, "estimator", None)
+    kind: Any = type(estimator)
     if estimator is None:
         return attack.name, "–"
     if isinstance(estimator, BPTT):
@@ -86,8 +87,8 @@ def describe(attack: Any) -> tuple[str, str]:
             attack.name,
             "BPTT own surrogate" if estimator.surrogate is None else f"BPTT {_short(estimator.surrogate)}",
         )
-    usual = estimator == type(estimator)() if dataclasses.is_dataclass(estimator) else False
-    return attack.name, type(estimator).__name__ if usual else str(estimator)
+    usual = dataclasses.is_dataclass(kind) and estimator == kind()
+    return attack.name, kind.__name__ if usual else str(estimator)
 
 
 def _short(surrogate: Surrogate) -> str:
