@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +86,7 @@ def describe(attack: Any) -> tuple[str, str]:
             attack.name,
             "BPTT own surrogate" if estimator.surrogate is None else f"BPTT {_short(estimator.surrogate)}",
         )
-    usual = dataclasses.is_dataclass(kind) and estimator == kind()
+    usual = hasattr(kind, "__dataclass_fields__") and estimator == kind()
     return attack.name, kind.__name__ if usual else str(estimator)
 
 
