@@ -116,11 +116,14 @@ def _there_and_back(layer: nn.Module, currents: Tensor, grad: Tensor) -> tuple[T
 
 
 class TrainingStep:
-    """Cross-entropy, backward and a step of SGD with momentum on one batch, on a copy of the network."""
+    """Cross-entropy, backward and a step of SGD with momentum on one batch, on a copy of the network.
 
-    def __init__(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    ``fused`` is PyTorch's own option of the optimiser, which :func:`robustspike.fit` sets.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, fused: bool) -> None:
         self.model, self.x, self.y = copy.deepcopy(model).train(), x, y
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9, fused=fused)
 
     def __call__(self, dtype: torch.dtype) -> None:
         self.optimizer.zero_grad()
@@ -133,7 +136,7 @@ class TrainingStep:
 def training(pair: Pair, scale: Scale) -> Comparison:
     """One training step, float32 and bfloat16 on either side, all four in turn."""
     x, y = batch(pair, scale)
-    steps = {"plain": TrainingStep(pair.plain, x, y), "ours": TrainingStep(pair.ours, x, y)}
+    steps = {"plain": TrainingStep(pair.plain, x, y, fused=False), "ours": TrainingStep(pair.ours, x, y, fused=True)}
     calls: dict[str, Call] = {}
     for dtype in (torch.float32, torch.bfloat16):
         for side, step in steps.items():

@@ -25,7 +25,7 @@ from robustspike.draws import Draws
 from robustspike.evaluate import evaluate
 from robustspike.gradients import BPTR, BPTT, CBA, ESTIMATORS, RGA, estimating, input_gradient
 from robustspike.models import MODELS, SNN
-from robustspike.neurons import LIF
+from robustspike.neurons import LIF, OverTime, repeat
 from robustspike.results import Outcome, load_outcome
 from robustspike.surrogates import (
     SURROGATES,
@@ -43,8 +43,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ATTACKS", "BPTR", "BPTT", "CBA", "DEFENCES", "ESTIMATORS", "L2", "LIF", "MODELS", "PGD", "RGA", "SNN", "SUITES",
-    "SURROGATES", "ArcTan", "Draws", "Exponential", "Gaussian", "GaussianNoise", "Linf", "Objective", "Outcome",
+    "SURROGATES", "ArcTan", "Draws", "Exponential", "Gaussian", "GaussianNoise", "Linf", "Objective", "Outcome", "OverTime",
     "Rectangle", "Sigmoid", "StraightThrough", "Suite", "Transfer", "Triangle", "UniformNoise", "WorstOf", "data",
     "defences", "estimating", "evaluate", "fgsm", "fit", "input_gradient", "load_model", "load_outcome", "models",
-    "rfgsm", "save_model", "suites",
+    "repeat", "rfgsm", "save_model", "suites",
 ]  # fmt: skip
