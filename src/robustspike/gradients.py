@@ -136,7 +136,8 @@ def estimating(model: nn.Module, estimator: Estimator) -> Iterator[None]:
 
     Args:
         model: a network with spiking layers; with none, only ``BPTT()`` (the model's own gradient) is possible.
-        estimator: one of :data:`ESTIMATORS`, or any callable of (layer, currents [T, N, ...]) to spikes [T, N, ...].
+        estimator: one of :data:`ESTIMATORS`, or any callable of (layer, currents [T, N, ...]) to spikes [T, N, ...], which
+            may have the two attributes of :class:`Estimator` (taken as False where missing).
 
     Raises:
         ValueError: if the model has no spiking layer that could carry the estimator.
