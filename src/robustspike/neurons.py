@@ -122,7 +122,12 @@ class _Repeat(torch.autograd.Function):
 
 
 def repeat(x: Tensor, time_steps: int) -> Tensor:
-    """x [N, ...] at every time step, [T, N, ...], without a copy: the time axis has stride 0."""
+    """x [N, ...] at every time step, [T, N, ...], without a copy: the time axis has stride 0.
+
+    Example:
+        >>> repeat(torch.rand(2, 3), time_steps=8).shape
+        torch.Size([8, 2, 3])
+    """
     return _Repeat.apply(x, time_steps)
 
 
@@ -139,7 +144,12 @@ def _chain(layers: list[nn.Module]) -> Callable[[Tensor], Tensor]:
 
 
 class OverTime(nn.Sequential):
-    """A chain over [T, N, ...]: layers that know time get the whole sequence, runs of others are applied to each step."""
+    """A chain over [T, N, ...]: layers that know time get the whole sequence, runs of others are applied to each step.
+
+    Example:
+        >>> OverTime(nn.Linear(3, 5), LIF())(repeat(torch.rand(2, 3), 8)).shape
+        torch.Size([8, 2, 5])
+    """
 
     over_time = True
 
