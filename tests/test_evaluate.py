@@ -454,3 +454,12 @@ def test_images_of_another_shape_are_refused():
 def test_a_suite_gives_its_name_and_ball():
     outcome = run(members=Suite("named", BALL, (fgsm(BALL),)))
     assert (outcome.header.suite, outcome.header.eps) == ("named", 0.04)
+
+
+@pytest.mark.parametrize("other", [{"time_steps": 3}, {"threshold": 0.9}, {"leak": 0.5}], ids=str)
+def test_another_network_with_the_same_weights_is_another_evaluation(tmp_path, other):
+    model, twin = small_snn(), small_snn(**other)
+    twin.load_state_dict(model.state_dict())
+    run(model, out=tmp_path)
+    with pytest.raises(ResultError, match="holds another evaluation: weights_fingerprint differ"):
+        run(twin, out=tmp_path, resume=True)

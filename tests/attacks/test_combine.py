@@ -22,7 +22,7 @@ from robustspike.attacks import (
 from robustspike.attacks.attempt import Attempt
 from robustspike.attacks.suites import LIU_ENSEMBLE, describe
 from robustspike.balls import L2, Linf
-from robustspike.draws import Draws
+from robustspike.draws import Draws, uniform_per_step
 from robustspike.gradients import BPTR, BPTT, CBA, RGA
 from robustspike.surrogates import ArcTan, Sigmoid, Triangle
 
@@ -239,3 +239,20 @@ def test_the_dicts_hold_what_they_name():
         "gaussian-noise": "Gaussian noise",
     }
     assert SUITES["liu2024"]("8/255") == suites.liu2024("8/255")
+
+
+def test_of_several_tries_on_a_noisy_model_the_worst_example_is_kept():
+    class Coin(nn.Module):
+        """Right where the first pixel is 0.5; errs the more often the further it is from it."""
+
+        stochastic = True
+
+        def forward(self, x):
+            wrong = uniform_per_step(x, 1)[0, :, 0] < 4 * (x[:, 0] - 0.5).abs()
+            return torch.stack([~wrong, wrong], 1).float()
+
+    x, y = torch.full((6, 1), 0.5), torch.zeros(6, dtype=torch.int64)
+    draws = Draws.of(0, torch.arange(6))
+    tries = torch.stack([UniformNoise(Linf(0.2)).run(Coin(), x, y, draws.fork(k)).x_adv for k in range(8)])
+    kept = UniformNoise(Linf(0.2), tries=8)(Coin(), x, y, draws)
+    assert (kept - 0.5).abs().mean() > 1.5 * (tries - 0.5).abs().mean()

@@ -272,3 +272,13 @@ def test_the_loss_is_float32_for_a_network_in_bfloat16():
     assert loss.dtype == torch.float32
     loss.backward()
     assert model.head.weight.grad.isfinite().all()
+
+
+def test_a_stochastic_model_draws_the_same_numbers_at_both_points():
+    """With numbers of their own, the two points would differ by noise / h, however small h is."""
+    model = small_snn(encoder="poisson").eval()
+    x, y = torch.rand(16, 1, 8, 8), torch.arange(16) % 4
+    torch.manual_seed(0)
+    batch = Batch(model, x.requires_grad_(), y)
+    assert torch.equal(batch.forward(x), batch.logits)
+    assert GradientSparsity(h=1e-7)(batch).item() < 100  # a flipped spike would be worth thousands
