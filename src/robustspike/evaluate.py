@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from robustspike.attacks import Attack, Suite
-from robustspike.attacks.attempt import Attempt, calls_for
+from robustspike.attacks.attempt import Attempt, calls_for, shared_ball
 from robustspike.attacks.suites import describe
 from robustspike.checkpoints import fingerprint, settings_text, write_text
 from robustspike.data import Split
 from robustspike.draws import Draws, sampling
-from robustspike.gradients import check_labels, frozen
+from robustspike.gradients import check_labels, device_of, frozen
 from robustspike.progress import progress_bar
 from robustspike.results import (
     HEADER_FILE,
@@ -107,10 +107,7 @@ def _as_suite(attacks: Attack | Sequence[Attack]) -> Suite:
     members = tuple(attacks) if isinstance(attacks, Sequence) else (attacks,)
     if not members:
         raise ValueError("give at least one attack, or a suite such as suites.liu2024('8/255')")
-    balls: set[Any] = {ball for attack in members if (ball := getattr(attack, "ball", None)) is not None}
-    if len(balls) > 1:
-        raise ValueError(f"attacks of one evaluation must share one ball, got {', '.join(map(str, balls))}")
-    return Suite("custom", balls.pop() if balls else None, members)  # type: ignore[arg-type]
+    return Suite("custom", shared_ball(members, "attacks of one evaluation"), members)
 
 
 def _header(
@@ -121,7 +118,7 @@ def _header(
         Member(attack=a, estimator=e, settings=settings_text(m)) for m in suite.attacks for a, e in [describe(m)]
     ]
     versions = {name: metadata.version(name) for name in ("robustspike", "torch", "numpy")}
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     return Header(
         suite=suite.name,
         norm=suite.ball.norm if suite.ball else "Linf",
@@ -186,7 +183,7 @@ def _append(out: str | Path | None, rows: list[dict[str, Any]]) -> None:
 
 
 def _evaluate_block(model: nn.Module, block: Split, suite: Suite, header: Header) -> Iterator[dict[str, Any]]:
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     x, y = _on(device, block.images, model), block.labels.to(device)
     draws = Draws.of(header.seed, block.ids.to(device))
     clean = _predict(model, x, draws.fork("clean"), header.calls)

@@ -213,13 +213,18 @@ def errs(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.argmax(1) != y) | ~logits.isfinite().all(1)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model computes: the device of its parameters, the CPU where it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
 def check_labels(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     """Refuse labels that the model has no class for; costs one forward pass of one image and no global random number.
 
     Raises:
         ValueError: naming the largest label and the number of classes.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     with frozen(model), sampling(Draws.of(0, torch.zeros(1, dtype=torch.int64, device=device))), torch.no_grad():
         classes = model(images[:1].to(device)).shape[1]
     if int(labels.max()) >= classes:

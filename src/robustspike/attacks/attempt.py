@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,6 +80,18 @@ def adversarial_examples(self: Any, model: nn.Module, x: Tensor, y: Tensor, draw
     return self.run(model, x, y, draws).x_adv
 
 
+def shared_ball(attacks: Iterable[Any], whose: str) -> Any:
+    """The one ball of several attacks, None where none has a ball.
+
+    Raises:
+        ValueError: if they have more than one; ``whose`` says whose they are.
+    """
+    balls = {ball for attack in attacks if (ball := getattr(attack, "ball", None)) is not None}
+    if len(balls) > 1:
+        raise ValueError(f"{whose} must share one ball, got {', '.join(map(str, balls))}")
+    return balls.pop() if balls else None
+
+
 def error_rate(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, calls: int) -> Tensor:
     """The share of ``calls`` calls, each with draws of its own, in which the model errs, [N] in [0, 1]."""
     wrong = torch.zeros(len(x), device=x.device)
@@ -103,9 +115,9 @@ def best_of(
     Try k of ``run(k, which, draws of which)`` gets the samples ``which`` [M] that no earlier try made the model err on in
     every call; the attempt's ``restart`` says which try an example comes from.
     """
-    attempt = Attempt.begin(x)
     if tries == 1:
         return run(0, torch.arange(len(x), device=x.device), draws.fork(0))
+    attempt = Attempt.begin(x)
     calls, best = calls_for(model, x), torch.full((len(x),), -1.0, device=x.device)
     for k in range(tries):
         which = (best < 1).nonzero().flatten()

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustspike.attacks.attempt import Attack, Attempt, adversarial_examples, best_of
+from robustspike.attacks.attempt import Attack, Attempt, adversarial_examples, best_of, shared_ball
 from robustspike.draws import Draws
 
 
@@ -29,14 +29,12 @@ class WorstOf:
     def __post_init__(self) -> None:
         if not self.members:
             raise ValueError("WorstOf needs at least one attack")
-        balls = {ball for member in self.members if (ball := getattr(member, "ball", None)) is not None}
-        if len(balls) > 1:
-            raise ValueError(f"the members of WorstOf must share one ball, got {', '.join(map(str, balls))}")
+        shared_ball(self.members, "the members of WorstOf")
 
     @property
     def ball(self) -> Any:
         """The ball that the members share."""
-        return getattr(self.members[0], "ball", None)
+        return shared_ball(self.members, "the members of WorstOf")
 
     @property
     def name(self) -> str:

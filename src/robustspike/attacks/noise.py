@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,20 +12,20 @@ from robustspike.balls import Ball
 from robustspike.draws import Draws
 
 
-def _at_least_one(tries: int) -> None:
+def _check_tries(tries: int) -> None:
     if tries < 1:
         raise ValueError(f"tries must be ≥ 1, got {tries}")
 
 
-def _best_of_tries(
-    model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None, tries: int, perturb: Callable[[Tensor, Draws], Tensor]
-) -> Attempt:
+def _best_of_tries(self: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
+    """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
+
     def run(k: int, which: Tensor, draws: Draws) -> Attempt:
         attempt = Attempt.begin(x[which])
-        attempt.x_adv = perturb(x[which], draws)
+        attempt.x_adv = self.perturb(x[which], draws)
         return attempt
 
-    return best_of(model, x, y, Draws.fresh(len(x), x.device) if draws is None else draws, tries, run)
+    return best_of(model, x, y, Draws.fresh(len(x), x.device) if draws is None else draws, self.tries, run)
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,18 @@ class UniformNoise:
     tries: int = 1
 
     def __post_init__(self) -> None:
-        _at_least_one(self.tries)
+        _check_tries(self.tries)
+
+    __call__ = adversarial_examples
+    run = _best_of_tries
 
     @property
     def name(self) -> str:
         return "uniform noise" if self.tries == 1 else f"uniform noise ×{self.tries}"
 
-    __call__ = adversarial_examples
-
-    def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
-        """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
-        return _best_of_tries(model, x, y, draws, self.tries, self.ball.sample)
+    def perturb(self, x: Tensor, draws: Draws) -> Tensor:
+        """One try for each sample, [N, ...]."""
+        return self.ball.sample(x, draws)
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,15 @@ class GaussianNoise:
     tries: int = 1
 
     def __post_init__(self) -> None:
-        _at_least_one(self.tries)
+        _check_tries(self.tries)
+
+    __call__ = adversarial_examples
+    run = _best_of_tries
 
     @property
     def name(self) -> str:
         return "Gaussian noise" if self.tries == 1 else f"Gaussian noise ×{self.tries}"
 
-    __call__ = adversarial_examples
-
-    def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
-        """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
-
-        def perturb(x: Tensor, draws: Draws) -> Tensor:
-            return self.ball.project(x + self.ball.eps * draws.normal(x.shape[1:], x.dtype), x)
-
-        return _best_of_tries(model, x, y, draws, self.tries, perturb)
+    def perturb(self, x: Tensor, draws: Draws) -> Tensor:
+        """One try for each sample, [N, ...]."""
+        return self.ball.project(x + self.ball.eps * draws.normal(x.shape[1:], x.dtype), x)
