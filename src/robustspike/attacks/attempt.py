@@ -19,13 +19,15 @@ class Attempt:
 
     Attributes:
         x_adv: [N, ...] in [0, 1].
-        gradients: [N] int64, gradient evaluations spent on the sample.
+        gradients: [N] int64, gradient evaluations (forward and backward) spent on the sample.
+        queries: [N] int64, forward passes without gradient spent on it.
         zero, nan: [N] int64, how many of them were exactly zero everywhere, or held a NaN.
         restart: [N] int64, the restart that x_adv comes from.
     """
 
     x_adv: Tensor
     gradients: Tensor
+    queries: Tensor
     zero: Tensor
     nan: Tensor
     restart: Tensor
@@ -34,7 +36,7 @@ class Attempt:
     def begin(cls, x: Tensor) -> Attempt:
         """Nothing tried yet: x itself, all counts 0."""
         none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return cls(x.clone(), none, none.clone(), none.clone(), none.clone())
+        return cls(x.clone(), *(none.clone() for _ in range(5)))
 
     def count(self, which: Tensor, gradient: Tensor, evaluations: int) -> None:
         """Book ``evaluations`` gradient evaluations, with this mean gradient, to the samples ``which``."""
@@ -45,7 +47,7 @@ class Attempt:
 
     def adopt(self, other: Attempt, which: Tensor, better: Tensor) -> None:
         """Add the costs of a run on the samples ``which`` [M] and take over its examples where ``better`` [M]."""
-        for name in ("gradients", "zero", "nan"):
+        for name in ("gradients", "queries", "zero", "nan"):
             getattr(self, name)[which] += getattr(other, name)
         self.x_adv[which[better]] = other.x_adv[better]
         self.restart[which[better]] = other.restart[better]
@@ -56,6 +58,9 @@ class Attack(Protocol):
 
     ``attack(model, x, y)`` returns x_adv [N, ...]; ``run`` also returns what it cost. The model is only read: it is
     attacked in evaluation mode and comes back as it was.
+
+    Two more attributes are read where an attack has them: ``kind``, one of "one-step", "white-box", "black-box" and "noise"
+    (white-box where missing), and ``caveat``, a sentence on why its figure is not one of robustness.
     """
 
     @property
@@ -128,6 +133,7 @@ def best_of(
             rate = best[which]  # nothing left to choose from
         else:
             rate = error_rate(model, one.x_adv, y[which], draws[which].fork("check").fork(k), calls)
+            one.queries += calls
         better = rate >= best[which]
         best[which] = torch.maximum(rate, best[which])
         one.restart.fill_(k)

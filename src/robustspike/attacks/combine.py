@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -66,6 +66,7 @@ class Transfer:
     Source: Liu 2024, section 5.1 (black-box).
     """
 
+    kind: ClassVar[str] = "black-box"
     attack: Any
     source: nn.Module
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -39,6 +39,7 @@ class UniformNoise:
         torch.Size([1, 2])
     """
 
+    kind: ClassVar[str] = "noise"
     ball: Ball
     tries: int = 1
 
@@ -68,6 +69,7 @@ class GaussianNoise:
         torch.Size([1, 2])
     """
 
+    kind: ClassVar[str] = "noise"
     ball: Ball
     tries: int = 1
 

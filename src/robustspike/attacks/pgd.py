@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
-from robustspike.attacks.attempt import Attempt, adversarial_examples, best_of, calls_for
+from robustspike.attacks.attempt import Attempt, adversarial_examples, best_of
+from robustspike.attacks.view import View, may_stop
 from robustspike.balls import Ball
 from robustspike.draws import Draws
-from robustspike.gradients import BPTT, Estimator, Loss, cross_entropy, errs, estimating, frozen, logits_and_gradient
+from robustspike.gradients import BPTT, Estimator, Loss, cross_entropy
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ class PGD:
             raise ValueError(f'random_start must be True, False or "sign", got {self.random_start!r}')
 
     @property
+    def kind(self) -> str:
+        return "white-box" if self.steps > 1 else "one-step"
+
+    @property
     def name(self) -> str:
         if self.label is not None:
             return self.label
@@ -81,7 +85,7 @@ class PGD:
     def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
         """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
         draws = Draws.fresh(len(x), x.device) if draws is None else draws
-        stop = self.early_stop and getattr(self.estimator, "exact", False) and calls_for(model, x) == 1
+        stop = may_stop(self.early_stop, self.estimator, model, x)
 
         def climb(k: int, which: Tensor, draws: Draws) -> Attempt:
             return self._climb(model, x[which], y[which], draws, stop)
@@ -89,23 +93,19 @@ class PGD:
         return best_of(model, x, y, draws, self.restarts, climb)
 
     def _climb(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, stop: bool) -> Attempt:
-        attempt = Attempt.begin(x)
-        todo, here = torch.arange(len(x), device=x.device), self._start(x, draws)
+        attempt, here = Attempt.begin(x), self._start(x, draws)
+        view = View(model, attempt, y, draws, estimator=self.estimator, loss=self.loss, samples=self.samples)
         step_size = 2.5 * self.ball.eps / self.steps if self.step_size is None else self.step_size
         for step in range(self.steps):
-            with torch.no_grad(), frozen(model), estimating(model, self.estimator):
-                logits, gradient = logits_and_gradient(
-                    model, here, y[todo], self.loss, self.samples, draws[todo].fork(1 + step)
-                )
-            attempt.count(todo, gradient, self.samples)
+            logits, _, gradient = view(here, step)
             if stop:
-                wrong = errs(logits, y[todo])
-                attempt.x_adv[todo[wrong]] = here[wrong]
-                todo, here, gradient = todo[~wrong], here[~wrong], gradient[~wrong]
-                if len(todo) == 0:
+                standing = view.standing(logits, here)
+                view.keep(standing)
+                here, x, gradient = here[standing], x[standing], gradient[standing]
+                if len(here) == 0:
                     return attempt
-            here = self.ball.project(self.ball.ascend(here, gradient.nan_to_num(0.0), step_size), x[todo])
-        attempt.x_adv[todo] = here
+            here = self.ball.project(self.ball.ascend(here, gradient, step_size), x)
+        attempt.x_adv[view.left] = here
         return attempt
 
     def _start(self, x: Tensor, draws: Draws) -> Tensor:

@@ -1,0 +1,78 @@
+"""The model as one run of an attack sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robustspike.attacks.attempt import Attempt, calls_for
+from robustspike.draws import Draws, sampling
+from robustspike.gradients import Estimator, Memory, errs, estimating, frozen, look
+
+
+class View:
+    """Logits, losses and input gradients of the samples that are still attacked, through one estimator, each booked.
+
+    Holds what the estimator remembers between its gradient evaluations: one view for each run of an attack's loop.
+
+    Args:
+        attempt: where costs are booked; its rows are the samples.
+        y: [N] labels.
+        estimator, loss, samples: as in :class:`robustspike.PGD`.
+        draws: [N] streams.
+        target: [N] classes; where given, ``loss`` is called with it as third argument.
+    """
+
+    def __init__(
+        self, model: nn.Module, attempt: Attempt, y: Tensor, draws: Draws, *, estimator: Estimator,
+        loss: Callable[..., Tensor], samples: int = 1, target: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        self.model, self.attempt, self.y, self.draws, self.target = model, attempt, y, draws, target
+        self.estimator, self.loss, self.samples = estimator, loss, samples
+        self.left = torch.arange(len(y), device=y.device)
+        self.memory = Memory()
+
+    def __call__(self, x: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [M, K], losses [M], gradient [M, ...] (0 for NaN) at x [M, ...], the samples left, in step number ``step``."""
+        with torch.no_grad(), frozen(self.model), estimating(self.model, self.estimator, self.memory):
+            logits, losses, gradient = look(
+                self.model, x, self.y, self._loss, self.samples, self.draws.fork(1 + step), self.memory
+            )
+        self.attempt.count(self.left, gradient, self.samples)
+        return logits, losses, gradient.nan_to_num(0.0)
+
+    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return self.loss(logits, y) if self.target is None else self.loss(logits, y, self.target)
+
+    def losses(self, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Logits [M, K] and losses [M] without gradient, of the model itself."""
+        seen = []
+        with torch.no_grad(), frozen(self.model):
+            for k in range(self.samples):
+                with sampling(self.draws.fork(1 + step).fork(k)):
+                    logits = self.model(x)
+                seen.append((logits, self._loss(logits, self.y)))
+        self.attempt.queries[self.left] += self.samples
+        logits, losses = (torch.stack(each).mean(0) for each in zip(*seen, strict=True))
+        return logits, losses
+
+    def standing(self, logits: Tensor, x: Tensor) -> Tensor:
+        """[M] bool: which samples the model still gets right; the others' x become their adversarial examples."""
+        wrong = errs(logits, self.y)
+        self.attempt.x_adv[self.left[wrong]] = x[wrong]
+        return ~wrong
+
+    def keep(self, which: Tensor) -> None:
+        """Go on with these of the samples left, [M] bool."""
+        if which.all():
+            return
+        self.left, self.y, self.draws = self.left[which], self.y[which], self.draws[which]
+        self.target = None if self.target is None else self.target[which]
+        self.memory.keep(which)
+
+
+def may_stop(early_stop: bool, estimator: Estimator, model: nn.Module, x: Tensor) -> bool:
+    """Whether a sample is done with once its logits err: if wanted, and these are the model's own and only answer."""
+    return early_stop and getattr(estimator, "exact", False) and calls_for(model, x) == 1

@@ -1,0 +1,25 @@
+"""Gradient estimators: how an attack sees through the neurons, and the input gradient under one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from robustspike.gradients.adaptive import ASSG, PDSG, Memory
+from robustspike.gradients.estimators import BPTR, BPTT, CBA, HART, RGA, Estimator
+from robustspike.gradients.pixels import Loss, cross_entropy, input_gradient, look
+from robustspike.gradients.seeing import check_labels, device_of, errs, estimating, frozen, is_stochastic
+
+__all__ = [
+    "ASSG", "BPTR", "BPTT", "CBA", "ESTIMATORS", "HART", "PDSG", "RGA", "Estimator", "Loss", "Memory", "check_labels",
+    "cross_entropy", "device_of", "errs", "estimating", "frozen", "input_gradient", "is_stochastic", "look",
+]  # fmt: skip
+
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {
+    "bptt": BPTT,
+    "bptr": BPTR,
+    "rga": RGA,
+    "cba": CBA,
+    "hart": HART,
+    "pdsg": PDSG,
+    "assg": ASSG,
+}

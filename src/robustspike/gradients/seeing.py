@@ -1,0 +1,121 @@
+"""Looking through a model's neurons with an estimator, for as long as a block lasts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustspike.draws import Draws, sampling
+from robustspike.gradients.adaptive import Memory
+from robustspike.gradients.estimators import BPTT, Estimator
+from robustspike.neurons import spiking_layers
+
+
+@contextlib.contextmanager
+def estimating(model: nn.Module, estimator: Estimator, memory: Memory | None = None) -> Iterator[None]:
+    """Within the block, gradients pass through the model's neurons by ``estimator``; afterwards all is as before.
+
+    Args:
+        model: a network with spiking layers; with none, only ``BPTT()`` (the model's own gradient) is possible.
+        estimator: one of :data:`ESTIMATORS`, or any callable of (layer, currents [T, N, ...]) to spikes [T, N, ...], which
+            may have the attributes of :class:`Estimator` (taken as False where missing).
+        memory: what an estimator such as ASSG remembers from the blocks before; None: it starts anew at every forward pass.
+
+    Raises:
+        ValueError: if the model has no spiking layer that could carry the estimator.
+
+    Example:
+        >>> model = digits_cnn(time_steps=2).eval()
+        >>> with estimating(model, RGA()):
+        ...     logits = model(torch.rand(1, 1, 8, 8))
+    """
+    if isinstance(estimator, type):
+        raise ValueError(
+            f"estimator must be an instance such as {estimator.__name__}(), got the class {estimator.__name__}"
+        )
+    layers: list[Any] = list(spiking_layers(model).values())
+    if not layers and estimator != BPTT():
+        raise ValueError(
+            f"found no spiking layer in {type(model).__name__} that could carry {estimator}; "
+            "use BPTT(), the model's own gradient, or a network of robustspike's neurons"
+        )
+    timed: list[Any] = [m for m in model.modules() if hasattr(m, "time_collapsed")]
+    before = [(layer, "gradient_rule", layer.gradient_rule) for layer in layers]
+    before += [(m, "time_collapsed", m.time_collapsed) for m in timed]
+    try:
+        for layer in layers:
+            layer.gradient_rule = _as_rule(estimator, memory)
+        for m in timed:
+            m.time_collapsed = getattr(estimator, "without_time", False)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def _as_rule(estimator: Any, memory: Memory | None) -> Callable[[Any, Tensor], Tensor] | None:
+    if estimator == BPTT():
+        return None
+    if memory is not None and getattr(estimator, "remembers", False):
+        return lambda layer, currents: estimator(layer, currents, memory)
+    return lambda layer, currents: estimator(layer, currents)
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in evaluation mode and its parameters take no gradient; then all is as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        model.eval()
+        for p, _ in wanted:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for p, requires_grad in wanted:
+            p.requires_grad_(requires_grad)
+
+
+def is_stochastic(model: nn.Module, x: Tensor | None = None) -> bool:
+    """Whether two calls may differ: as the model or a module of it declares; else, given images x, as two calls show."""
+    if any(getattr(module, "stochastic", False) for module in model.modules()):
+        return True
+    if hasattr(model, "stochastic") or x is None or len(x) == 0:
+        return False
+    devices = [x.device] if x.device.type == "cuda" else []
+    logits = []
+    with frozen(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            with sampling(Draws.of(seed, torch.arange(len(x), device=x.device))):
+                logits.append(model(x))
+    return not torch.equal(logits[0].nan_to_num(), logits[1].nan_to_num())
+
+
+def errs(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether an answer is wrong, [N] bool; logits that are not finite are no answer."""
+    return (logits.argmax(1) != y) | ~logits.isfinite().all(1)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model computes: the device of its parameters, the CPU where it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def check_labels(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Refuse labels that the model has no class for; costs one forward pass of one image and no global random number.
+
+    Raises:
+        ValueError: naming the largest label and the number of classes.
+    """
+    device = device_of(model)
+    with frozen(model), sampling(Draws.of(0, torch.zeros(1, dtype=torch.int64, device=device))), torch.no_grad():
+        classes = model(images[:1].to(device)).shape[1]
+    if int(labels.max()) >= classes:
+        raise ValueError(f"labels go up to {int(labels.max())}, but the model has only {classes} classes")
