@@ -31,8 +31,8 @@ def column(*values):
 )
 def test_membrane_trace_by_hand(kernel, leak, reset, currents, potentials, spikes):
     neuron = LIF(leak, reset=reset)
-    assert neuron.potentials(column(*currents)).flatten().tolist() == potentials
-    with kernels.kernel(kernel or kernels.pick(column(*currents), kernels.Neuron(Triangle(), leak, 1.0, True, False))):
+    with kernels.kernel(kernel or kernels.pick(column(*currents), Triangle())):
+        assert neuron.potentials(column(*currents)).flatten().tolist() == potentials
         assert neuron(column(*currents)).flatten().tolist() == spikes
 
 
@@ -79,6 +79,33 @@ def test_fire_takes_another_surrogate_for_one_call():
     (expected,) = torch.autograd.grad(LIF(surrogate=ArcTan())(currents).sum(), currents)
     assert torch.equal(with_other, expected)
     assert not torch.equal(with_other, its_own)
+
+
+@pytest.mark.parametrize("kernel", ["loop", "eager", None])
+@pytest.mark.parametrize(
+    ("reset", "detach", "gradient"),
+    [
+        # currents 0.5, 0.75 as above, slopes 2 and ¼: ∂/∂I₂ = ¼ and ∂/∂I₁ = 2 + ¼·∂v₁/∂u₁. Hard: ∂v₁/∂u₁ = 1 − ½·2 = 0
+        ("hard", False, [2.0, 0.25]),
+        ("hard", True, [2.25, 0.25]),
+        ("soft", False, [1.75, 0.25]),  # ∂v₁/∂u₁ = 1 − θ·2 = −1
+        ("soft", True, [2.25, 0.25]),
+    ],
+)
+def test_gradient_with_slopes_by_hand(kernel, reset, detach, gradient):
+    currents = column(0.5, 0.75).requires_grad_()
+    with kernels.kernel(kernel or kernels.pick(currents, None)):
+        spikes = LIF(reset=reset, detach_reset=detach).fire(currents, slopes=column(2.0, 0.25))
+        assert spikes.flatten().tolist() == [0, 1]
+        spikes.sum().backward()
+    assert currents.grad.flatten().tolist() == gradient
+
+
+def test_fire_takes_a_surrogate_or_slopes_but_not_both():
+    with pytest.raises(ValueError, match=r"^fire takes a surrogate or slopes, got both: ArcTan.* slopes \[3, 2\]"):
+        LIF().fire(torch.rand(3, 2), ArcTan(), torch.ones(3, 2))
+    with pytest.raises(ValueError, match=r"^slopes must have the shape of the currents, \[3, 2\], got \[2\]"):
+        LIF().fire(torch.rand(3, 2), slopes=torch.ones(2))
 
 
 def test_a_gradient_rule_replaces_forward_and_receives_the_layer():

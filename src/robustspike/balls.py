@@ -23,6 +23,7 @@ class Ball(Protocol):
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor: ...
     def ascend(self, x: Tensor, gradient: Tensor, step_size: float) -> Tensor: ...
     def sample(self, x: Tensor, draws: Draws) -> Tensor: ...
+    def sample_rim(self, x: Tensor, draws: Draws) -> Tensor: ...
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor: ...
 
 
@@ -90,6 +91,11 @@ class Linf:
         """A uniform point of the set around each x."""
         return self.project(x + self.eps * (2 * draws.uniform(x.shape[1:], x.dtype) - 1), x)
 
+    def sample_rim(self, x: Tensor, draws: Draws) -> Tensor:
+        """A uniform direction followed until its largest entry meets the ball's face; then clipped to the box."""
+        direction = 2 * draws.uniform(x.shape[1:], x.dtype) - 1
+        return self.project(x + self.eps * direction / _per_sample(direction.flatten(1).abs().amax(1), x), x)
+
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """max|x_adv − x| per sample, in float64, [N]."""
         return (x_adv.double() - x.double()).abs().flatten(1).amax(1)
@@ -133,10 +139,17 @@ class L2:
 
     def sample(self, x: Tensor, draws: Draws) -> Tensor:
         """A uniform point of the ball (before clipping to the box) around each x."""
-        direction = draws.fork("direction").normal(x.shape[1:], x.dtype)
-        direction = direction / _per_sample(direction.flatten(1).norm(dim=1), direction)
+        direction = self._direction(x, draws)
         radius = draws.fork("radius").uniform((), x.dtype) ** (1 / x[0].numel())
         return self.project(x + self.eps * direction * _per_sample(radius, x), x)
+
+    def sample_rim(self, x: Tensor, draws: Draws) -> Tensor:
+        """A uniform point of the sphere around each x; then clipped to the box."""
+        return self.project(x + self.eps * self._direction(x, draws), x)
+
+    def _direction(self, x: Tensor, draws: Draws) -> Tensor:
+        direction = draws.fork("direction").normal(x.shape[1:], x.dtype)
+        return direction / _per_sample(direction.flatten(1).norm(dim=1), direction)
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """‖x_adv − x‖₂ per sample, in float64, [N]."""

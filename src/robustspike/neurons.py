@@ -24,8 +24,12 @@ class SpikingLayer(Protocol):
     threshold: float
     gradient_rule: Callable[[Any, Tensor], Tensor] | None
 
-    def fire(self, currents: Tensor, surrogate: Surrogate | None = None) -> Tensor:
-        """Exact spikes, differentiated through time with the surrogate (None: the one trained with)."""
+    def fire(self, currents: Tensor, surrogate: Surrogate | None = None, slopes: Tensor | None = None) -> Tensor:
+        """Exact spikes, differentiated through time with the surrogate (None: the one trained with).
+
+        Or with ``slopes`` ∂s[t]/∂u[t] [T, N, ...] as constants, float32 (float64 for float64 currents), in any memory
+        layout; a ValueError refuses both at once, and slopes of another shape than the currents.
+        """
         ...
 
     def potentials(self, currents: Tensor) -> Tensor:
@@ -84,18 +88,37 @@ class LIF(nn.Module):
     def forward(self, currents: Tensor) -> Tensor:
         return self.fire(currents) if self.gradient_rule is None else self.gradient_rule(self, currents)
 
-    def fire(self, currents: Tensor, surrogate: Surrogate | None = None) -> Tensor:
-        """Spikes [T, N, ...], differentiable through charge, fire and reset with ``surrogate`` (None: the layer's own)."""
-        return kernels.fire(
-            currents,
-            kernels.Neuron(
-                surrogate or self.surrogate, self.leak, self.threshold, self.reset == "hard", self.detach_reset
-            ),
-        )
+    def fire(self, currents: Tensor, surrogate: Surrogate | None = None, slopes: Tensor | None = None) -> Tensor:
+        """Spikes [T, N, ...], differentiable through charge, fire and reset with ``surrogate`` (None: the layer's own).
+
+        Args:
+            currents: [T, N, ...].
+            surrogate: the derivative of the spike as a function of u − θ.
+            slopes: the derivative ∂s[t]/∂u[t] of every single spike instead, [T, N, ...] in any memory layout, float32
+                (float64 for float64 currents); held constant, also where the gradient is differentiated again.
+
+        Raises:
+            ValueError: if both surrogate and slopes are given, or the slopes have not the shape of the currents.
+
+        Example:
+            >>> neuron, currents = LIF(), torch.tensor([[0.6], [0.6]], requires_grad=True)
+            >>> neuron.fire(currents, slopes=torch.tensor([[0.0], [0.25]])).sum().backward()
+            >>> currents.grad.tolist()
+            [[0.25], [0.25]]
+        """
+        if surrogate is not None and slopes is not None:
+            raise ValueError(
+                f"fire takes a surrogate or slopes, got both: {surrogate} and slopes {list(slopes.shape)}; leave one out"
+            )
+        return kernels.fire(currents, self._constants(surrogate), slopes)
 
     def potentials(self, currents: Tensor) -> Tensor:
         """Membrane potentials u [T, N, ...] just before firing, without gradient."""
-        return kernels.potentials(currents, self.leak, self.threshold, self.reset == "hard")
+        return kernels.potentials(currents, self._constants())
+
+    def _constants(self, surrogate: Surrogate | None = None) -> kernels.Neuron:
+        hard = self.reset == "hard"
+        return kernels.Neuron(surrogate or self.surrogate, self.leak, self.threshold, hard, self.detach_reset)
 
     def extra_repr(self) -> str:
         return (

@@ -48,10 +48,10 @@ def neuron(surrogate, leak=1.0, hard=True, detach=False, threshold=THETA):
     return kernels.Neuron(surrogate, leak, threshold, hard, detach)
 
 
-def run(kernel, currents, constants, weight):
+def run(kernel, currents, constants, weight, slopes=None):
     with kernels.kernel(kernel):
         leaf = currents.detach().requires_grad_()  # keeps the strides
-        spikes = kernels.fire(leaf, constants)
+        spikes = kernels.fire(leaf, constants, slopes)
         return spikes.detach(), torch.autograd.grad(spikes, leaf, weight)[0]
 
 
@@ -81,12 +81,16 @@ def layouts(dtype):
     }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+TOLERANCES = {torch.float32: (1e-4, 1e-5), torch.float64: (1e-11, 1e-12), torch.bfloat16: (1e-2, 1e-4)}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", SURROGATES)
 @pytest.mark.parametrize("kernel", FUSED)
 def test_fused_kernels_equal_the_loop(kernel, name, dtype):
     """Spikes to the bit, gradients to rounding, for every reset, leak and layout."""
-    tolerance = {torch.float32: (1e-4, 1e-5), torch.float64: (1e-11, 1e-12), torch.bfloat16: (1e-2, 1e-4)}[dtype]
+    tolerance = TOLERANCES[dtype]
     for leak, hard, detach in SETTINGS:
         constants = neuron(SURROGATES[name](), leak, hard, detach)
         for layout, currents in layouts(dtype).items():
@@ -100,6 +104,114 @@ def test_fused_kernels_equal_the_loop(kernel, name, dtype):
                 gradient, expected_gradient, rtol=tolerance[0], atol=tolerance[1],
                 msg=lambda text, case=case: f"{case}: {text}",
             )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize("kernel", ["loop", *FUSED])
+def test_the_slopes_of_a_surrogate_given_as_a_tensor_change_nothing(kernel, name, dtype):
+    surrogate = SURROGATES[name]()
+    for leak, hard, detach in SETTINGS:
+        constants = neuron(surrogate, leak, hard, detach)
+        for layout, currents in layouts(dtype).items():
+            weight = random(*currents.shape, dtype=dtype, seed=1)
+            u = kernels.potentials(currents, constants)
+            slopes = torch.stack([surrogate.slope(step - THETA) for step in u])  # by steps: rounded as in the kernels
+            given = neuron(Quartic(), leak, hard, detach)  # its surrogate must not matter
+            spikes, gradient = run(kernel, currents, given, weight, slopes)
+            expected, expected_gradient = run(kernel, currents, constants, weight)
+            case = f"{layout}, {constants}"
+            assert torch.equal(spikes, expected), case
+            rtol, atol = TOLERANCES[dtype] if kernel == "native" else (0, 0)  # C computes the surrogate its own way
+            torch.testing.assert_close(
+                gradient, expected_gradient, rtol=rtol, atol=atol, msg=lambda text, case=case: f"{case}: {text}"
+            )
+
+
+@pytest.mark.parametrize("kernel", FUSED)
+@pytest.mark.parametrize("name", layouts(torch.float64))
+def test_slopes_in_any_layout_equal_the_loop(kernel, name):
+    currents = layouts(torch.float64)[name]
+    weight = random(*currents.shape, dtype=torch.float64, seed=1)
+    slopes = random(*currents.shape, dtype=torch.float64, seed=2).abs()
+    time_last = slopes.movedim(0, -1).contiguous().movedim(-1, 0)
+    turned = slopes.movedim(1, -1).contiguous().movedim(-1, 1)
+    with_gaps, every_other_step = torch.stack([slopes, -slopes], -1)[..., 0], torch.stack([slopes, -slopes], 1)[:, 0]
+    shared_in_time, one = slopes[:1].expand_as(slopes), slopes[:1, :1].expand_as(slopes)
+    for leak, hard, detach in SETTINGS:
+        for each in (slopes, time_last, turned, with_gaps, every_other_step, shared_in_time, one):
+            arguments = currents, neuron(Quartic(), leak, hard, detach), weight
+            spikes, gradient = run(kernel, *arguments, each)
+            expected, expected_gradient = run("loop", *arguments, each.contiguous())
+            assert torch.equal(spikes, expected)
+            torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["loop", *FUSED])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_slopes_are_constants_of_any_floating_type(kernel, dtype):
+    currents, weight = random(3, 20, dtype=dtype), random(3, 20, dtype=dtype, seed=1)
+    slopes = torch.rand(3, 20).bfloat16().requires_grad_()  # its values are exact in every type
+    gradient = run(kernel, currents, neuron(Triangle()), weight, slopes)[1]
+    exact = run(kernel, currents, neuron(Triangle()), weight, slopes.detach().double())[1]
+    assert torch.equal(gradient, exact)
+    assert not kernels.fire(currents, neuron(Triangle()), slopes).requires_grad
+
+
+@pytest.mark.parametrize("shape", [(20,), (1, 20), (3, 1), (3, 20, 1), (4, 20), (20, 3)])
+def test_slopes_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"^slopes must have the shape of the currents, \[3, 20\], got "):
+        kernels.fire(random(3, 20), neuron(Triangle()), torch.ones(shape))
+
+
+def test_slopes_on_another_device_are_refused():
+    with pytest.raises(ValueError, match=r"^slopes must be on the currents' device, cpu, got meta"):
+        kernels.fire(random(3, 20), neuron(Triangle()), torch.ones(3, 20, device="meta"))
+
+
+def bits(x):
+    return x.view({torch.float32: torch.int32, torch.float64: torch.int64}[x.dtype])
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_compiled_potentials_equal_those_of_the_loop_bit_for_bit(dtype):
+    for leak, hard, _ in SETTINGS:
+        constants = neuron(Quartic(), leak, hard)  # needs no surrogate that the kernel knows
+        for layout, currents in (layouts(dtype) | {"zeros": torch.tensor([[-0.0, 0.0]] * 3, dtype=dtype)}).items():
+            with kernels.kernel("native"):
+                got = kernels.potentials(currents.requires_grad_(), constants)
+            with kernels.kernel("loop"):
+                expected = kernels.potentials(currents, constants)
+            assert got.dtype == expected.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+            assert got.stride() == expected.stride(), layout
+            assert torch.equal(bits(got), bits(expected)), (layout, constants)
+            assert not got.requires_grad
+            assert torch.equal((got >= THETA).to(dtype), kernels.fire(currents, constants)), layout
+
+
+@pytest.mark.parametrize("kernel", ["loop", *FUSED])
+def test_potentials_keep_the_order_of_dimensions_and_repeat_no_step(kernel):
+    with kernels.kernel(kernel):
+        strides = {
+            name: kernels.potentials(x, neuron(Triangle())).stride() for name, x in layouts(torch.float32).items()
+        }
+    assert strides["channels-last"] == strides["repeated, channels-last"] == (180, 60, 1, 15, 5)
+    assert strides["repeated in time"] == (180, 60, 12, 3, 1)
+    assert strides["every other neuron"] == (15, 1)
+
+
+def test_the_kernel_for_potentials_is_picked_and_forced_as_that_for_firing(monkeypatch):
+    used = []
+    monkeypatch.setattr(native, "potentials", lambda currents, neuron: used.append("native"))
+    monkeypatch.setattr(kernels.loop, "potentials", lambda currents, neuron: used.append("loop"))
+    kernels.potentials(random(2, 3), neuron(Quartic()))
+    for name in ("loop", "eager"):
+        with kernels.kernel(name):
+            kernels.potentials(random(2, 3), neuron(Quartic()))
+    assert used == ["loop" if native.library() is None else "native", "loop", "loop"]
+    with kernels.kernel("native"), pytest.raises(ValueError, match=r"^the compiled kernel does not take torch.float16"):
+        kernels.potentials(random(2, 3, dtype=torch.float16), neuron(Triangle()))
 
 
 @pytest.mark.parametrize("kernel", FUSED)
@@ -119,13 +231,14 @@ def test_the_layouts_exercise_both_sides_of_the_threshold():
 
 
 @pytest.mark.parametrize("kernel", FUSED)
-@pytest.mark.parametrize("weight", ["sum", "channels-last", "last step only"])
+@pytest.mark.parametrize("weight", ["sum", "channels-last", "every other step", "last step only"])
 def test_gradients_arrive_in_any_layout(kernel, weight):
     currents = layouts(torch.float64)["repeated in time"]
     g = random(*currents.shape, dtype=torch.float64, seed=1)
     g = {
         "sum": torch.ones((), dtype=torch.float64).expand(currents.shape),
         "channels-last": g.flatten(0, 1).contiguous(memory_format=torch.channels_last).view_as(g),
+        "every other step": torch.stack([g, -g], 1)[:, 0],
         "last step only": torch.cat([torch.zeros_like(g[1:]), g[:1]]),
     }[weight]
     constants = neuron(Sigmoid(), 0.5)
@@ -154,66 +267,86 @@ SLOPES = [  # surrogate, its slope written again in numpy
 ]
 
 
-@pytest.mark.parametrize(("surrogate", "slope"), SLOPES, ids=lambda p: type(p).__name__)
+def recursion(currents, weight, slope, leak, hard, detach):
+    """Potentials, spikes and the gradient of Σ weight · spikes in numpy; slope of (u − θ)."""
+    u, v = np.zeros_like(currents), np.zeros_like(currents[0])
+    for t in range(len(u)):
+        u[t] = leak * v + currents[t]
+        v = np.where(u[t] >= THETA, 0, u[t]) if hard else np.where(u[t] >= THETA, u[t] - THETA, u[t])
+    h, s = slope(u - THETA), (u >= THETA) * 1.0
+    gradient, from_later = np.zeros_like(u), np.zeros_like(v)  # from_later: ∂L/∂v[t]
+    for t in reversed(range(len(u))):
+        through_reset = 0 if detach else h[t] * (u[t] if hard else THETA)
+        gradient[t] = weight[t] * h[t] + from_later * ((1 - s[t] if hard else 1) - through_reset)
+        from_later = leak * gradient[t]
+    return u, s, gradient
+
+
+@pytest.mark.parametrize(("surrogate", "slope"), [*SLOPES, (None, None)], ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("kernel", ["loop", *FUSED])
 def test_back_propagation_through_time_equals_a_recursion_in_numpy(kernel, surrogate, slope):
     currents, weight = random(6, 40, dtype=torch.float64), random(6, 40, dtype=torch.float64, seed=1)
+    slopes = random(6, 40, dtype=torch.float64, seed=2).abs() if surrogate is None else None
     for leak, hard, detach in SETTINGS:
-        u, v = np.zeros((6, 40)), np.zeros(40)
-        for t in range(6):
-            u[t] = leak * v + currents[t].numpy()
-            v = np.where(u[t] >= THETA, 0, u[t]) if hard else np.where(u[t] >= THETA, u[t] - THETA, u[t])
-        h, s = slope(u - THETA), (u >= THETA) * 1.0
-        expected, from_later = np.zeros((6, 40)), np.zeros(40)  # from_later: ∂L/∂v[t]
-        for t in reversed(range(6)):
-            through_reset = 0 if detach else h[t] * (u[t] if hard else THETA)
-            expected[t] = weight[t].numpy() * h[t] + from_later * ((1 - s[t] if hard else 1) - through_reset)
-            from_later = leak * expected[t]
-        spikes, gradient = run(kernel, currents, neuron(surrogate, leak, hard, detach), weight)
+        u, s, expected = recursion(
+            currents.numpy(), weight.numpy(), slope or (lambda d: slopes.numpy()), leak, hard, detach
+        )
+        constants = neuron(surrogate or Quartic(), leak, hard, detach)
+        spikes, gradient = run(kernel, currents, constants, weight, slopes)
         np.testing.assert_array_equal(spikes.numpy(), s)
         np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(kernels.potentials(currents, leak, THETA, hard).numpy(), u, rtol=1e-12)
+        with kernels.kernel(kernel):
+            np.testing.assert_allclose(kernels.potentials(currents, constants).numpy(), u, rtol=1e-12)
 
 
-def second_derivatives(kernel, currents, constants, weight, probe):
+def second_derivatives(kernel, currents, constants, weight, probe, slopes=None):
     with kernels.kernel(kernel):
         leaf, upstream = currents.detach().requires_grad_(), weight.clone().requires_grad_()
         # a smooth function before the neuron, so that the second derivative has to travel on
-        spikes = kernels.fire(leaf * leaf + leaf, constants)
+        spikes = kernels.fire(leaf * leaf + leaf, constants, slopes)
         (first,) = torch.autograd.grad(spikes, leaf, upstream, create_graph=True)
         return first.detach(), *torch.autograd.grad((first * probe).sum(), (leaf, upstream))
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["surrogate", "slopes"])
 @pytest.mark.parametrize("name", SURROGATES)
 @pytest.mark.parametrize("kernel", FUSED)
-def test_double_backward_of_the_fused_kernels_equals_that_of_the_loop(kernel, name):
+def test_double_backward_of_the_fused_kernels_equals_that_of_the_loop(kernel, name, given):
     currents, weight, probe = (random(4, 31, dtype=torch.float64, seed=s) for s in range(3))
+    slopes = SURROGATES[name]().slope(currents - THETA) if given else None
     for leak, hard, detach in SETTINGS:
-        arguments = currents, neuron(SURROGATES[name](), leak, hard, detach), weight, probe
+        arguments = currents, neuron(SURROGATES[name](), leak, hard, detach), weight, probe, slopes
         for got, expected in zip(
             second_derivatives(kernel, *arguments), second_derivatives("loop", *arguments), strict=True
         ):
             torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["surrogate", "slopes"])
 @pytest.mark.parametrize("kernel", ["loop", *FUSED])
-def test_double_backward_agrees_with_differences_where_the_reset_is_detached(kernel):
+def test_double_backward_agrees_with_differences_where_the_reset_is_detached(kernel, given):
     currents, weight, probe = (random(4, 31, dtype=torch.float64, seed=s) for s in range(3))
+    slopes = random(4, 31, dtype=torch.float64, seed=3).abs() if given else None
     constants, h = neuron(ArcTan(), 0.5, detach=True), 1e-6
-    assert (kernels.potentials(currents**2 + currents, 0.5, THETA, True) - THETA).abs().min() > 100 * h
-    got = second_derivatives(kernel, currents, constants, weight, probe)[1]
-    up, down = (second_derivatives(kernel, currents + e, constants, weight, probe)[0] for e in (h * probe, -h * probe))
+    assert (kernels.potentials(currents**2 + currents, constants) - THETA).abs().min() > 100 * h
+
+    def second(x):
+        return second_derivatives(kernel, x, constants, weight, probe, slopes)
+
+    up, down = (second(currents + e)[0] for e in (h * probe, -h * probe))
     # Σ probe · (H · probe) along the direction probe, both ways
-    torch.testing.assert_close((got * probe).sum(), ((up - down) / (2 * h) * probe).sum(), rtol=1e-6, atol=1e-6)
+    expected = ((up - down) / (2 * h) * probe).sum()
+    torch.testing.assert_close((second(currents)[1] * probe).sum(), expected, rtol=1e-6, atol=1e-6)
 
 
 @needs_compiler
 def test_the_compiled_kernel_is_picked_only_where_it_applies():
     currents = random(3, 4)
-    assert kernels.pick(currents, neuron(Triangle())) == "native"
-    assert kernels.pick(currents.bfloat16(), neuron(Gaussian())) == "native"
-    assert kernels.pick(currents.half(), neuron(Triangle())) == "eager"
-    assert kernels.pick(currents, neuron(Quartic())) == "eager"
+    assert kernels.pick(currents, Triangle()) == "native"
+    assert kernels.pick(currents.bfloat16(), Gaussian()) == "native"
+    assert kernels.pick(currents.half(), Triangle()) == "eager"
+    assert kernels.pick(currents, Quartic()) == "eager"
+    assert kernels.pick(currents, None) == "native"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -229,7 +362,7 @@ def test_a_surrogate_or_type_unknown_to_the_compiled_kernel_works_all_the_same(d
 
 def test_forcing_a_kernel_nests_and_is_undone_after_an_exception():
     def picked():
-        return kernels.pick(random(2, 2), neuron(Triangle()))
+        return kernels.pick(random(2, 2), Triangle())
 
     def fail_inside():
         with kernels.kernel("eager"):
@@ -269,7 +402,7 @@ def test_without_a_compiled_kernel_the_eager_one_takes_over(lack, monkeypatch, t
         monkeypatch.setattr(native.shutil, "which", lambda name: "/bin/false")
     assert native.library() is None
     currents = random(3, 4)
-    assert kernels.pick(currents, neuron(Triangle())) == "eager"
+    assert kernels.pick(currents, Triangle()) == "eager"
     with kernels.kernel("loop"):
         expected = LIF()(currents)
     assert torch.equal(LIF()(currents), expected)

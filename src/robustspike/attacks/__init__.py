@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from robustspike.attacks import suites
+from robustspike.attacks.apgd import APGD
 from robustspike.attacks.attempt import Attack, Attempt
 from robustspike.attacks.combine import Transfer, WorstOf
 from robustspike.attacks.noise import GaussianNoise, UniformNoise
 from robustspike.attacks.pgd import PGD, fgsm, rfgsm
+from robustspike.attacks.sapgd import SAPGD
 from robustspike.attacks.suites import SUITES, Suite
 
 __all__ = [
+    "APGD",
     "ATTACKS",
     "PGD",
+    "SAPGD",
     "SUITES",
     "Attack",
     "Attempt",
@@ -31,6 +35,8 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "fgsm": fgsm,
     "rfgsm": rfgsm,
     "pgd": PGD,
+    "apgd": APGD,
+    "sapgd": SAPGD,
     "uniform-noise": UniformNoise,
     "gaussian-noise": GaussianNoise,
 }

@@ -35,7 +35,7 @@ class View:
         self.memory = Memory()
 
     def __call__(self, x: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits [M, K], losses [M], gradient [M, ...] (0 for NaN) at x [M, ...], the samples left, in step number ``step``."""
+        """Logits [M, K], losses [M] and gradient [M, ...] (0 for NaN) at x [M, ...], the samples left; step ``step``."""
         with torch.no_grad(), frozen(self.model), estimating(self.model, self.estimator, self.memory):
             logits, losses, gradient = look(
                 self.model, x, self.y, self._loss, self.samples, self.draws.fork(1 + step), self.memory
@@ -76,3 +76,11 @@ class View:
 def may_stop(early_stop: bool, estimator: Estimator, model: nn.Module, x: Tensor) -> bool:
     """Whether a sample is done with once its logits err: if wanted, and these are the model's own and only answer."""
     return early_stop and getattr(estimator, "exact", False) and calls_for(model, x) == 1
+
+
+def rivals(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, count: int) -> Tensor:
+    """The ``count`` classes other than y that the model finds likeliest at x, likeliest first, [N, ≤ count]."""
+    with torch.no_grad(), frozen(model), sampling(draws.fork("rivals")):
+        logits = model(x).nan_to_num(-torch.inf)
+    order = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True, stable=True)
+    return order[order != y[:, None]].reshape(len(x), -1)[:, :count]

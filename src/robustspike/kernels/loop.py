@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from robustspike.surrogates import Surrogate, spike
+from robustspike.surrogates import Surrogate, spike, with_slope
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """The constants of one spiking layer, as the kernels take them."""
+
+    surrogate: Surrogate
+    leak: float
+    threshold: float
+    hard_reset: bool
+    detach_reset: bool
 
 
 def potential_type(currents: Tensor) -> torch.dtype:
@@ -13,29 +26,38 @@ def potential_type(currents: Tensor) -> torch.dtype:
     return torch.float64 if currents.dtype == torch.float64 else torch.float32
 
 
-def fire(
-    currents: Tensor, surrogate: Surrogate, leak: float, threshold: float, hard_reset: bool, detach_reset: bool
-) -> Tensor:
-    """Spikes [T, N, ...] from currents [T, N, ...]; charge, fire and reset as in the project's definition of the neuron."""
+def empty_steps(currents: Tensor, dtype: torch.dtype) -> Tensor:
+    """An empty [T, N, ...]: steps that follow each other without gaps, each with the currents' order of dimensions."""
+    step = torch.empty_like(currents[0], device="meta")
+    strides = (step.numel(), *step.stride())
+    return torch.empty_strided(currents.shape, strides, dtype=dtype, device=currents.device)
+
+
+def fire(currents: Tensor, neuron: Neuron, slopes: Tensor | None = None) -> Tensor:
+    """Spikes [T, N, ...] from currents [T, N, ...]; charge, fire and reset as in the project's definition of the neuron.
+
+    Slopes [T, N, ...] are constants in place of the surrogate's derivative.
+    """
     v = torch.zeros_like(currents[0], dtype=potential_type(currents))
     spikes = []
-    for current in currents.to(v.dtype):
-        u = leak * v + current
-        s = spike(u - threshold, surrogate)
-        r = s.detach() if detach_reset else s
-        v = u * (1 - r) if hard_reset else u - threshold * r
+    for t, current in enumerate(currents.to(v.dtype)):
+        u = neuron.leak * v + current
+        d = u - neuron.threshold
+        s = spike(d, neuron.surrogate) if slopes is None else with_slope((d >= 0).to(d.dtype), d, slopes[t])
+        r = s.detach() if neuron.detach_reset else s
+        v = u * (1 - r) if neuron.hard_reset else u - neuron.threshold * r
         spikes.append(s.to(currents.dtype))
     return torch.stack(spikes)
 
 
-def potentials(currents: Tensor, leak: float, threshold: float, hard_reset: bool) -> Tensor:
+def potentials(currents: Tensor, neuron: Neuron) -> Tensor:
     """The membrane potentials u [T, N, ...] just before firing, without gradient."""
     with torch.no_grad():
-        u = torch.empty_like(currents, dtype=potential_type(currents))
-        u[0] = currents[0]
+        u = empty_steps(currents, potential_type(currents))
+        torch.add(currents[0], 0, out=u[0])  # v[0] = 0: a current of −0 makes a potential of +0
         for t in range(1, len(u)):
-            s = (u[t - 1] >= threshold).to(u.dtype)
-            v = u[t - 1] * (1 - s) if hard_reset else u[t - 1] - threshold * s
-            torch.mul(v, leak, out=u[t])
+            s = (u[t - 1] >= neuron.threshold).to(u.dtype)
+            v = u[t - 1] * (1 - s) if neuron.hard_reset else u[t - 1] - neuron.threshold * s
+            torch.mul(v, neuron.leak, out=u[t])
             u[t] += currents[t]
         return u

@@ -19,7 +19,7 @@ import platformdirs
 import torch
 from torch import Tensor
 
-from robustspike.kernels.fused import Neuron
+from robustspike.kernels.loop import Neuron, empty_steps, potential_type
 from robustspike.surrogates import (
     ArcTan,
     Exponential,
@@ -45,6 +45,7 @@ _CONSTANTS: dict[type, Callable[..., tuple[int, float, float]]] = {
     Exponential: lambda s: (4, s.height, s.sharpness),
     Gaussian: lambda s: (5, s.sigma, 1 / (s.sigma * math.sqrt(2 * math.pi))),
     StraightThrough: lambda s: (6, 0.0, 0.0),
+    type(None): lambda s: (7, 0.0, 0.0),  # slopes given, or none needed
 }
 
 
@@ -100,8 +101,8 @@ def _load(compiler: str, source: str, variant: tuple[str, ...]) -> ctypes.CDLL:
     return ctypes.CDLL(str(target))
 
 
-def covers(currents: Tensor, surrogate: Surrogate) -> bool:
-    """Whether the compiled kernel takes these currents and this surrogate."""
+def covers(currents: Tensor, surrogate: Surrogate | None) -> bool:
+    """Whether the compiled kernel takes these currents and this surrogate (None: it needs none)."""
     return (
         currents.device.type == "cpu"
         and currents.dtype in _TYPES
@@ -122,43 +123,56 @@ def _is_dense(step: Tensor) -> bool:
 
 
 def _flat_in_time(x: Tensor) -> Tensor:
-    """x itself where every step is dense and steps follow each other or coincide; else a contiguous copy."""
+    """x itself where every step is dense and steps follow each other or coincide; else a copy of which that is true."""
     size = x[0].numel()
-    return x if _is_dense(x[0]) and x.stride(0) in (0, size) else x.contiguous()
+    return x if _is_dense(x[0]) and x.stride(0) in (0, size) else empty_steps(x, x.dtype).copy_(x)
 
 
-def _like(layout: Tensor) -> Tensor:
-    """An empty tensor with the shape of ``layout``, its order of dimensions within a step, and no repeated step."""
-    return torch.empty_strided(layout.shape, (layout[0].numel(), *layout.stride()[1:]), dtype=layout.dtype)
+def _laid_out_as(currents: Tensor, x: Tensor) -> Tensor:
+    """x in the order of dimensions of flat currents, itself where it can be read as it is."""
+    fits = x.stride()[1:] == currents.stride()[1:] and x.stride(0) in (0, x[0].numel())
+    return x if fits else empty_steps(currents, x.dtype).copy_(x)
 
 
 def _time_stride(x: Tensor) -> int:
     return 0 if x.stride(0) == 0 else x[0].numel()
 
 
+def _call(name: str, arrays: list[Tensor | None], out: Tensor, neuron: Neuron, surrogate: Surrogate | None) -> Tensor:
+    """Call ``name`` of the library for the type of the first array."""
+    assert arrays[0] is not None
+    kind, a, b = _CONSTANTS[type(surrogate)](surrogate)
+    constants = _Constants(
+        neuron.leak, neuron.threshold, a, b, len(out), out[0].numel(), kind,
+        neuron.hard_reset, neuron.detach_reset, min(torch.get_num_threads(), 1 + out.numel() // _PER_THREAD),
+    )  # fmt: skip
+    arguments: list[object] = []
+    for x in arrays:
+        arguments += [ctypes.c_void_p(None if x is None else x.data_ptr())]
+        arguments += [ctypes.c_int64(0 if x is None else _time_stride(x))]
+    function = getattr(library(), f"{name}_{_TYPES[arrays[0].dtype]}")
+    if function(*arguments, ctypes.c_void_p(out.data_ptr()), ctypes.byref(constants)) != 0:
+        raise MemoryError("no memory for the membrane potentials of one block of neurons")
+    return out
+
+
+def potentials(currents: Tensor, neuron: Neuron) -> Tensor:
+    """Equal to :func:`robustspike.kernels.loop.potentials`."""
+    currents = _flat_in_time(currents)
+    return _call("potentials", [currents], empty_steps(currents, potential_type(currents)), neuron, None)
+
+
 class Native:
     """The recursion in C, all steps of a neuron at once."""
 
-    def _call(self, name: str, arrays: list[Tensor], out: Tensor, neuron: Neuron) -> Tensor:
-        kind, a, b = _CONSTANTS[type(neuron.surrogate)](neuron.surrogate)
-        constants = _Constants(
-            neuron.leak, neuron.threshold, a, b, len(out), out[0].numel(), kind,
-            neuron.hard_reset, neuron.detach_reset, min(torch.get_num_threads(), 1 + out.numel() // _PER_THREAD),
-        )  # fmt: skip
-        arguments: list[object] = []
-        for x in arrays:
-            arguments += [ctypes.c_void_p(x.data_ptr()), ctypes.c_int64(_time_stride(x))]
-        function = getattr(library(), f"{name}_{_TYPES[out.dtype]}")
-        if function(*arguments, ctypes.c_void_p(out.data_ptr()), ctypes.byref(constants)) != 0 and name == "backward":
-            raise MemoryError("no memory for the membrane potentials of one block of neurons")
-        return out
-
     def forward(self, currents: Tensor, neuron: Neuron) -> Tensor:
         currents = _flat_in_time(currents)
-        return self._call("forward", [currents], _like(currents), neuron)
+        return _call("forward", [currents], empty_steps(currents, currents.dtype), neuron, None)
 
-    def backward(self, grad: Tensor, currents: Tensor, neuron: Neuron) -> Tensor:
+    def backward(self, grad: Tensor, currents: Tensor, neuron: Neuron, slopes: Tensor | None) -> Tensor:
         currents = _flat_in_time(currents)
-        if grad.stride()[1:] != currents.stride()[1:] or grad.stride(0) not in (0, grad[0].numel()):
-            grad = _like(currents).copy_(grad)
-        return self._call("backward", [grad, currents], _like(currents), neuron)
+        grad = _laid_out_as(currents, grad)
+        slopes = None if slopes is None else _laid_out_as(currents, slopes)
+        surrogate = neuron.surrogate if slopes is None else None
+        out = empty_steps(currents, currents.dtype)
+        return _call("backward", [grad, currents, slopes], out, neuron, surrogate)

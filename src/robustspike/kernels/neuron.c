@@ -1,7 +1,7 @@
 /* Integrate, fire and reset over all time steps of a block of neurons, and the adjoint.
  *
- * Arrays are [steps][size]; a time stride of 0 means that every step reads the same values. Potentials are float
- * (double for double arrays). Compile with -ffp-contract=off: the spikes must equal those of the plain loop.
+ * Arrays are [steps][size]; a time stride of 0 means that every step reads the same values. Potentials and given slopes
+ * are float (double for double arrays). Compile with -ffp-contract=off: the spikes must equal those of the plain loop.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -18,7 +18,7 @@ extern double exp(double);
 
 #define BLOCK 256
 
-enum { TRIANGLE, SIGMOID, ARCTAN, RECTANGLE, EXPONENTIAL, GAUSSIAN, STRAIGHT_THROUGH };
+enum { TRIANGLE, SIGMOID, ARCTAN, RECTANGLE, EXPONENTIAL, GAUSSIAN, STRAIGHT_THROUGH, GIVEN };
 
 typedef struct {
     double leak, threshold, a, b;
@@ -118,7 +118,7 @@ static inline uint16_t to_bfloat16(float x) { /* round to nearest even; quiet Na
         }                                                                                                              \
     }                                                                                                                  \
                                                                                                                        \
-    void forward_##NAME(const ARRAY *currents, int64_t stride, ARRAY *spikes, const Neuron *p) {                       \
+    int forward_##NAME(const ARRAY *currents, int64_t stride, ARRAY *spikes, const Neuron *p) {                        \
         _Pragma("omp parallel for schedule(static) num_threads((int)p->threads)")                                      \
         for (int64_t start = 0; start < p->size; start += BLOCK) {                                                     \
             const int64_t n = p->size - start < BLOCK ? p->size - start : BLOCK;                                       \
@@ -130,11 +130,23 @@ static inline uint16_t to_bfloat16(float x) { /* round to nearest even; quiet Na
                 SIMD EACH out[i] = STORE((REAL)(u[i] >= threshold));                                                   \
             }                                                                                                          \
         }                                                                                                              \
+        return 0;                                                                                                      \
     }                                                                                                                  \
                                                                                                                        \
-    /* Returns 0, or 1 where there was no memory for the potentials. */                                                \
-    int backward_##NAME(const ARRAY *grad, int64_t grad_stride, const ARRAY *currents, int64_t stride, ARRAY *out,     \
-                        const Neuron *p) {                                                                             \
+    int potentials_##NAME(const ARRAY *currents, int64_t stride, REAL *u, const Neuron *p) {                           \
+        _Pragma("omp parallel for schedule(static) num_threads((int)p->threads)")                                      \
+        for (int64_t start = 0; start < p->size; start += BLOCK) {                                                     \
+            const int64_t n = p->size - start < BLOCK ? p->size - start : BLOCK;                                       \
+            REAL v[BLOCK] = {0};                                                                                       \
+            for (int64_t t = 0; t < p->steps; t++)                                                                     \
+                charge_##NAME(currents + t * stride + start, v, u + t * p->size + start, n, p);                        \
+        }                                                                                                              \
+        return 0;                                                                                                      \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* Returns 0, or 1 where there was no memory for the potentials. The slopes are read where the kind is GIVEN. */   \
+    int backward_##NAME(const ARRAY *grad, int64_t grad_stride, const ARRAY *currents, int64_t stride,                 \
+                        const REAL *slopes, int64_t slopes_stride, ARRAY *out, const Neuron *p) {                      \
         int failed = 0;                                                                                                \
         _Pragma("omp parallel num_threads((int)p->threads) reduction(|: failed)")                                      \
         {                                                                                                              \
@@ -149,8 +161,10 @@ static inline uint16_t to_bfloat16(float x) { /* round to nearest even; quiet Na
                 for (int64_t t = 0; t < p->steps; t++)                                                                 \
                     charge_##NAME(currents + t * stride + start, v, u + t * BLOCK, n, p);                              \
                 for (int64_t t = p->steps - 1; t >= 0; t--) {                                                          \
-                    slope_##NAME(u + t * BLOCK, slope, n, p);                                                          \
-                    adjoint_##NAME(grad + t * grad_stride + start, u + t * BLOCK, slope, grad_v,                       \
+                    const REAL *h = p->kind == GIVEN ? slopes + t * slopes_stride + start : slope;                     \
+                    if (p->kind != GIVEN)                                                                              \
+                        slope_##NAME(u + t * BLOCK, slope, n, p);                                                      \
+                    adjoint_##NAME(grad + t * grad_stride + start, u + t * BLOCK, h, grad_v,                           \
                                    out + t * p->size + start, n, p);                                                   \
                 }                                                                                                      \
             }                                                                                                          \
