@@ -45,7 +45,7 @@ def attacks():
 def run(model=None, split=None, members=None, **options):
     model = InDouble(small_snn()) if model is None else model
     split = data() if split is None else split
-    return evaluate(model, split, members or attacks(), **{"progress": False, "seed": 5} | options)
+    return evaluate(model, split, members or attacks(), **{"progress": False, "seed": 5, "doubts": 0} | options)
 
 
 def rows(outcome):
@@ -199,7 +199,9 @@ def test_gradient_health_is_booked_to_the_samples():
 def test_a_network_that_knows_digits_is_broken_by_the_ensemble(trained, digits):
     accuracies = [row.validation_accuracy for row in trained.log]
     assert accuracies == [None] * len(trained.log)
-    outcome = evaluate(trained.model, digits.test.subset(60), suites.liu2024(0.15, steps=(3,)), progress=False)
+    outcome = evaluate(
+        trained.model, digits.test.subset(60), suites.liu2024(0.15, steps=(3,)), doubts=0, progress=False
+    )
     assert outcome.clean_accuracy > 0.7
     assert outcome.robust_accuracy < 0.5 * outcome.clean_accuracy
     assert len(outcome.table().rows) == 14

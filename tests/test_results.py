@@ -39,8 +39,8 @@ def header(n=4, members=("FGSM", "PGD-10", "PGD-10"), **options):
     return Header(**fields | options)
 
 
-def tried(member, fooled, gradients=10, distance=0.1, zero=0, nan=0):
-    return [member, int(fooled), int(fooled), distance, gradients, zero, nan, 0, 0.5]
+def tried(member, fooled, gradients=10, distance=0.1, zero=0, nan=0, queries=2, restart=0):
+    return [member, int(fooled), int(fooled), distance, gradients, queries, zero, nan, restart, 0.5]
 
 
 # Sample 0: misclassified. 1: broken by FGSM. 2: broken by the last member. 3: stands.
@@ -108,7 +108,8 @@ def test_the_summary_of_hand_made_rows():
     assert [m.zero_share for m in s.members] == [0, 0.75, 0]
     assert [m.nan_share for m in s.members] == [pytest.approx(1 / 3), 0, 0]
     assert [m.largest_distance for m in s.members] == [0.1, 0.1, 0.1]
-    assert (s.gradients, s.seconds) == (43, 3.5)
+    assert (s.gradients, s.queries, s.seconds) == (43, 14, 3.5)
+    assert [m.queries for m in s.members] == [6, 4, 4]
 
 
 def test_an_attack_is_summed_up_over_its_estimators_only_if_it_faced_every_sample():
@@ -137,7 +138,9 @@ def test_the_table_has_a_row_for_clean_each_member_and_the_worst_case():
     assert (figures["max Linf"], figures["zero grad. %"], figures["NaN grad. %"]) == ("0.10000", "75.0", "0.0")
     assert table.rows[0][4] == str(rate(3, 4))
     assert table.rows[-1][4] == str(rate(1, 4))
+    assert figures["queries"] == "4"
     assert "upper bound" in table.note
+    assert table.note.endswith("Doubts: masking checks not run.")
 
 
 def test_a_table_as_text_and_as_markdown():
@@ -173,6 +176,13 @@ def test_a_missing_evaluation_is_named(tmp_path):
 def test_a_damaged_header_is_named(tmp_path, content):
     (write(tmp_path, rows()) / HEADER_FILE).write_text(content)
     with pytest.raises(ResultError, match=r"evaluation.json is damaged or of another version: "):
+        load_outcome(tmp_path)
+
+
+@pytest.mark.parametrize(("made", "when"), [(1, "an earlier"), (3, "a later")])
+def test_an_evaluation_of_another_version_is_refused_in_one_sentence(tmp_path, made, when):
+    write(tmp_path, rows(), header(format=made))
+    with pytest.raises(ResultError, match=f"was made by {when} version of robustspike; evaluate again, in another"):
         load_outcome(tmp_path)
 
 

@@ -82,5 +82,5 @@ def rivals(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, count: int) -> 
     """The ``count`` classes other than y that the model finds likeliest at x, likeliest first, [N, ≤ count]."""
     with torch.no_grad(), frozen(model), sampling(draws.fork("rivals")):
         logits = model(x).nan_to_num(-torch.inf)
-    order = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True, stable=True)
+    order = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
     return order[order != y[:, None]].reshape(len(x), -1)[:, :count]

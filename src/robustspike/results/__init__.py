@@ -1,0 +1,47 @@
+"""What evaluations return: frozen records that say beside each figure under what it was measured, and their files.
+
+An evaluation is a folder with ``evaluation.json`` (the settings, one :class:`Header`), ``samples.jsonl`` (one line per
+sample) and ``doubts.json`` (what the checks for gradient masking found). Every figure is computed from the lines, so two
+runs can be compared sample by sample.
+"""
+
+from robustspike.results.budgets import Budget, parse_budget
+from robustspike.results.costs import Breaks, Broken, CostCurve
+from robustspike.results.files import (
+    DOUBTS_FILE,
+    HEADER_FILE,
+    ROWS_FILE,
+    load_outcome,
+    outcome_of,
+    rank_files,
+    read_doubts,
+    read_header,
+    read_rows,
+    row_of,
+)
+from robustspike.results.findings import Checklist, Doubts, Finding, doubts_sentence
+from robustspike.results.outcome import ATTEMPT_FIELDS, Outcome
+from robustspike.results.paired import McNemar, mcnemar
+from robustspike.results.rates import Rate, Record, ResultError, rate
+from robustspike.results.records import (
+    FORMAT,
+    Comparison,
+    Curve,
+    Header,
+    Member,
+    MemberSummary,
+    Network,
+    Summary,
+    comparison_table,
+    marked,
+    under,
+)
+from robustspike.results.tables import Table
+
+__all__ = [
+    "ATTEMPT_FIELDS", "DOUBTS_FILE", "FORMAT", "HEADER_FILE", "ROWS_FILE", "Breaks", "Broken", "Budget", "Checklist",
+    "Comparison", "CostCurve", "Curve", "Doubts", "Finding", "Header", "McNemar", "Member", "MemberSummary", "Network",
+    "Outcome", "Rate", "Record", "ResultError", "Summary", "Table", "comparison_table", "doubts_sentence", "load_outcome",
+    "marked", "mcnemar", "outcome_of", "parse_budget", "rank_files", "rate", "read_doubts", "read_header", "read_rows",
+    "row_of", "under",
+]  # fmt: skip

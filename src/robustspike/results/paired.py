@@ -1,0 +1,74 @@
+"""Two evaluations of the same samples, compared sample by sample."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+from robustspike.results.outcome import Outcome
+from robustspike.results.rates import Record, ResultError
+
+
+class McNemar(Record):
+    """McNemar's exact test of two evaluations of the same samples.
+
+    Attributes:
+        a, b: what was evaluated.
+        n: samples.
+        only_a, only_b: how many were robust in one of the two only.
+        p: two-sided; how likely so uneven a split of these is, were both equally robust.
+    """
+
+    a: str
+    b: str
+    n: int
+    only_a: int
+    only_b: int
+    p: float
+
+    def __str__(self) -> str:
+        return (
+            f"Of {self.n} samples, {self.only_a} are robust only in {self.a} and {self.only_b} only in {self.b}: "
+            f"p = {self.p:.2g} (McNemar's exact test, two-sided)."
+        )
+
+
+def mcnemar(a: Outcome, b: Outcome) -> McNemar:
+    """Whether two evaluations of the same samples differ in robust accuracy by more than chance.
+
+    With b and c samples robust in one of the two only, p is that of b successes in b + c tosses of a fair coin (McNemar
+    1947, the exact form). The two may be of different models, attacks or seeds.
+
+    Raises:
+        ResultError: if samples, labels or data differ, or one is not finished.
+
+    Example:
+        >>> model, images = digits_cnn(time_steps=2), load("digits").test.subset(4)
+        >>> outcome = rs.evaluate(model, images, [fgsm(Linf(0.1))], doubts=0, progress=False)
+        >>> mcnemar(outcome, outcome).p
+        1.0
+    """
+    _check_same_samples(a, b)
+    only_a, only_b = int((a.robust & ~b.robust).sum()), int((b.robust & ~a.robust).sum())
+    p = stats.binomtest(only_a, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
+    names = [f"{o.header.model} under {o.header.suite}" for o in (a, b)]
+    if names[0] == names[1]:
+        names = ["the first", "the second"]
+    return McNemar(a=names[0], b=names[1], n=len(a.samples), only_a=only_a, only_b=only_b, p=float(p))
+
+
+def _check_same_samples(a: Outcome, b: Outcome) -> None:
+    differing = [
+        what
+        for what, mine, theirs in (
+            ("samples", a.samples, b.samples),
+            ("labels", a.labels, b.labels),
+            ("data_fingerprint", a.header.data_fingerprint, b.header.data_fingerprint),
+        )
+        if not np.array_equal(mine, theirs)
+    ]
+    if differing:
+        raise ResultError(
+            f"McNemar's test needs two evaluations of the same samples, but {', '.join(differing)} differ; "
+            "evaluate both on the same data"
+        )
