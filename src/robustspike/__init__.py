@@ -8,14 +8,18 @@ from robustspike import data, defences, models
 from robustspike.attacks import (
     APGD,
     ATTACKS,
+    FAB,
     PGD,
     SAPGD,
     SUITES,
+    EncodedPGD,
     GaussianNoise,
+    Square,
     Suite,
     Transfer,
     UniformNoise,
     WorstOf,
+    encoded_fgsm,
     fgsm,
     rfgsm,
     suites,
@@ -28,7 +32,8 @@ from robustspike.evaluate import evaluate
 from robustspike.gradients import ASSG, BPTR, BPTT, CBA, ESTIMATORS, HART, PDSG, RGA, estimating, input_gradient
 from robustspike.models import MODELS, SNN
 from robustspike.neurons import LIF, OverTime, repeat
-from robustspike.results import Outcome, load_outcome
+from robustspike.results import Budget, Doubts, Finding, Outcome, load_outcome, mcnemar, parse_budget
+from robustspike.stand_ins import relu_network, relu_twin, undefended_twin
 from robustspike.surrogates import (
     SURROGATES,
     ArcTan,
@@ -44,9 +49,11 @@ from robustspike.train import fit
 __version__ = "0.1.0"
 
 __all__ = [
-    "APGD", "ASSG", "ATTACKS", "BPTR", "BPTT", "CBA", "DEFENCES", "ESTIMATORS", "HART", "L2", "LIF", "MODELS", "PDSG",
-    "PGD", "RGA", "SAPGD", "SNN", "SUITES", "SURROGATES", "ArcTan", "Draws", "Exponential", "Gaussian",
-    "GaussianNoise", "Linf", "Objective", "Outcome", "OverTime", "Rectangle", "Sigmoid", "StraightThrough", "Suite",
-    "Transfer", "Triangle", "UniformNoise", "WorstOf", "data", "defences", "estimating", "evaluate", "fgsm", "fit",
-    "input_gradient", "load_model", "load_outcome", "models", "repeat", "rfgsm", "save_model", "suites",
+    "APGD", "ASSG", "ATTACKS", "BPTR", "BPTT", "CBA", "DEFENCES", "ESTIMATORS", "FAB", "HART", "L2", "LIF", "MODELS",
+    "PDSG", "PGD", "RGA", "SAPGD", "SNN", "SUITES", "SURROGATES", "ArcTan", "Budget", "Doubts", "Draws", "EncodedPGD",
+    "Exponential", "Finding", "Gaussian", "GaussianNoise", "Linf", "Objective", "Outcome", "OverTime", "Rectangle",
+    "Sigmoid", "Square", "StraightThrough", "Suite", "Transfer", "Triangle", "UniformNoise", "WorstOf", "data",
+    "defences", "encoded_fgsm", "estimating", "evaluate", "fgsm", "fit", "input_gradient", "load_model",
+    "load_outcome", "mcnemar", "models", "parse_budget", "relu_network", "relu_twin", "repeat", "rfgsm", "save_model",
+    "suites", "undefended_twin",
 ]  # fmt: skip

@@ -24,11 +24,18 @@ class SpikingLayer(Protocol):
     threshold: float
     gradient_rule: Callable[[Any, Tensor], Tensor] | None
 
-    def fire(self, currents: Tensor, surrogate: Surrogate | None = None, slopes: Tensor | None = None) -> Tensor:
+    def fire(
+        self,
+        currents: Tensor,
+        surrogate: Surrogate | None = None,
+        slopes: Tensor | None = None,
+        detach_reset: bool | None = None,
+    ) -> Tensor:
         """Exact spikes, differentiated through time with the surrogate (None: the one trained with).
 
         Or with ``slopes`` ∂s[t]/∂u[t] [T, N, ...] as constants, float32 (float64 for float64 currents), in any memory
-        layout; a ValueError refuses both at once, and slopes of another shape than the currents.
+        layout; a ValueError refuses both at once, and slopes of another shape than the currents. ``detach_reset``: whether
+        the gradient ignores the reset (None: as in training).
         """
         ...
 
@@ -88,7 +95,13 @@ class LIF(nn.Module):
     def forward(self, currents: Tensor) -> Tensor:
         return self.fire(currents) if self.gradient_rule is None else self.gradient_rule(self, currents)
 
-    def fire(self, currents: Tensor, surrogate: Surrogate | None = None, slopes: Tensor | None = None) -> Tensor:
+    def fire(
+        self,
+        currents: Tensor,
+        surrogate: Surrogate | None = None,
+        slopes: Tensor | None = None,
+        detach_reset: bool | None = None,
+    ) -> Tensor:
         """Spikes [T, N, ...], differentiable through charge, fire and reset with ``surrogate`` (None: the layer's own).
 
         Args:
@@ -96,6 +109,7 @@ class LIF(nn.Module):
             surrogate: the derivative of the spike as a function of u − θ.
             slopes: the derivative ∂s[t]/∂u[t] of every single spike instead, [T, N, ...] in any memory layout, float32
                 (float64 for float64 currents); held constant, also where the gradient is differentiated again.
+            detach_reset: whether this gradient ignores the reset; None: as the layer's own does.
 
         Raises:
             ValueError: if both surrogate and slopes are given, or the slopes have not the shape of the currents.
@@ -110,15 +124,15 @@ class LIF(nn.Module):
             raise ValueError(
                 f"fire takes a surrogate or slopes, got both: {surrogate} and slopes {list(slopes.shape)}; leave one out"
             )
-        return kernels.fire(currents, self._constants(surrogate), slopes)
+        return kernels.fire(currents, self._constants(surrogate, detach_reset), slopes)
 
     def potentials(self, currents: Tensor) -> Tensor:
         """Membrane potentials u [T, N, ...] just before firing, without gradient."""
         return kernels.potentials(currents, self._constants())
 
-    def _constants(self, surrogate: Surrogate | None = None) -> kernels.Neuron:
-        hard = self.reset == "hard"
-        return kernels.Neuron(surrogate or self.surrogate, self.leak, self.threshold, hard, self.detach_reset)
+    def _constants(self, surrogate: Surrogate | None = None, detach_reset: bool | None = None) -> kernels.Neuron:
+        detach = self.detach_reset if detach_reset is None else detach_reset
+        return kernels.Neuron(surrogate or self.surrogate, self.leak, self.threshold, self.reset == "hard", detach)
 
     def extra_repr(self) -> str:
         return (

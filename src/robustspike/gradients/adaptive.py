@@ -106,13 +106,15 @@ class ASSG:
         α = ω(A) / (M + γ·D + 1e-4)
 
     A is the vanishing degree G aimed at: the share of the surrogate's mass that lies nearer to the threshold than the
-    neuron does. ω(A) solves G(ω) = A for the surrogate of sharpness 1; for arctan ω = 2·tan(πA/2)/π.
+    neuron does. ω(A) solves G(ω) = A for the surrogate of sharpness 1; for arctan ω = 2·tan(πA/2)/π. The gradient does not
+    pass through the reset: near the threshold α is large, and products of it over time would drown the rest.
 
     Args:
         degree: A in (0, 1); 0.85 … 0.87 in the paper, whose ``a`` is A/2.
         shape: "arctan" (the paper), "rectangle", "triangle", "sigmoid" or "gaussian".
         decay: β.
         relax: γ.
+        detach_reset: whether the gradient ignores the reset, as it does in the authors' networks; None: as the layer's own.
 
     Raises:
         ValueError: for another shape, or a degree or decay outside (0, 1) or [0, 1).
@@ -132,6 +134,7 @@ class ASSG:
     shape: str = "arctan"
     decay: float = 0.9
     relax: float = 1.5
+    detach_reset: bool | None = True
 
     def __post_init__(self) -> None:
         if self.shape not in _UNITS:
@@ -163,4 +166,4 @@ class ASSG:
                 alpha, M, D = self.sharpness(d.abs(), kept)
                 memory.store(place, M, D)
             slopes = alpha * _UNITS[self.shape][0].slope(alpha * d)
-        return layer.fire(currents, slopes=slopes)
+        return layer.fire(currents, slopes=slopes, detach_reset=self.detach_reset)
