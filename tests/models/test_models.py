@@ -8,6 +8,7 @@ from tests.models import plain
 from torch import nn
 
 from robustspike.draws import Draws, sampling
+from robustspike.encoders import Frames
 from robustspike.gradients import BPTR, BPTT, CBA, RGA, estimating, input_gradient
 from robustspike.models import MODELS, build, digits_cnn, vgg5, vgg11, wrn16
 from robustspike.neurons import LIF, spiking_layers
@@ -237,6 +238,17 @@ def test_frames_are_inputs_with_a_time_axis():
     for wrong in (x, still[:, :2]):
         with pytest.raises(ValueError, match=r"T = 3|\[N, 3, 2, 8, 8\]"):
             model(wrong)
+
+
+def test_what_a_network_takes_is_up_to_its_encoder():
+    torch.manual_seed(0)
+    model = digits_cnn(time_steps=3, encoder="phase", threshold=0.25).eval()
+    x = torch.rand(2, 1, 8, 8)
+    logits, code = model(x), model.encoder(x).transpose(0, 1)
+    model.encoder = Frames(3)
+    assert torch.equal(model(code), logits)
+    with pytest.raises(ValueError, match=r"^digits-cnn takes inputs \[N, 3, 1, 8, 8\], got \[2, 1, 8, 8\]"):
+        model(x)
 
 
 def test_reading_out_spikes_counts_the_output_neurons():

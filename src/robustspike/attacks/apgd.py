@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustspike.attacks.attempt import Attempt, adversarial_examples, best_of
+from robustspike.attacks.attempt import Attempt, adversarial_examples
 from robustspike.attacks.losses import targeted_dlr, targeted_margin
-from robustspike.attacks.view import View, may_stop, rivals
+from robustspike.attacks.view import View, may_stop, towards_each
 from robustspike.balls import Ball
 from robustspike.draws import Draws
 from robustspike.gradients import BPTT, Estimator, Loss, cross_entropy
@@ -166,16 +166,11 @@ class APGD:
         """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
         draws = Draws.fresh(len(x), x.device) if draws is None else draws
         stop = may_stop(self.early_stop, self.estimator, model, x)
-        order = rivals(model, x, y, draws, self.targets) if self.targets and len(x) else None
-        towards = 1 if order is None else order.shape[1]
 
-        def climb(k: int, which: Tensor, draws: Draws) -> Attempt:
-            target = None if order is None else order[which, k % towards]
+        def climb(k: int, which: Tensor, draws: Draws, target: Tensor | None) -> Attempt:
             return self._climb(model, x[which], y[which], draws, stop, target)
 
-        attempt = best_of(model, x, y, draws, self.restarts * towards, climb)
-        attempt.queries += order is not None
-        return attempt
+        return towards_each(model, x, y, draws, self.targets, self.restarts, climb)
 
     def _climb(
         self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, stop: bool, target: Tensor | None

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from robustspike.attacks.apgd import checkpoints
-from robustspike.attacks.attempt import Attempt, adversarial_examples, best_of
-from robustspike.attacks.view import View, may_stop
+from robustspike.attacks.attempt import Attempt, adversarial_examples
+from robustspike.attacks.losses import targeted_margin
+from robustspike.attacks.view import View, may_stop, towards_each
 from robustspike.balls import Ball
 from robustspike.draws import Draws
 from robustspike.gradients import BPTT, Estimator, Loss, cross_entropy
@@ -50,15 +51,16 @@ class SAPGD:
     Args:
         ball: the threat model.
         steps: gradient evaluations per start.
+        targets: 0: untargeted. Else so many runs, each ascending z_t − z_y for one of the likeliest other classes t.
         restarts, estimator, loss, samples, early_stop: as in :class:`robustspike.PGD`; without ``early_stop`` the newest
             misclassified iterate is kept (the last one if there is none).
 
     Raises:
-        ValueError: for fewer than one step, restart or draw.
+        ValueError: for fewer than one step, restart or draw, or a negative number of targets.
 
     Source: Wang et al. 2026, algorithm 2. Differs from the authors' code: a zero gradient leaves the sample where it is
     (theirs divides 0 by 0); the checkpoints are those of the APGD paper (see :func:`robustspike.attacks.apgd.checkpoints`);
-    L2 is ours.
+    L2 and targets are ours.
 
     Example:
         >>> x, y = torch.full((1, 2), 0.5), torch.tensor([0])
@@ -71,6 +73,7 @@ class SAPGD:
     kind: ClassVar[str] = "white-box"
     ball: Ball
     steps: int = 100
+    targets: int = 0
     restarts: int = 1
     estimator: Estimator = field(default_factory=BPTT)
     loss: Loss = cross_entropy
@@ -82,6 +85,8 @@ class SAPGD:
         for name in ("steps", "restarts", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be ≥ 1, got {getattr(self, name)}")
+        if self.targets < 0:
+            raise ValueError(f"targets must be ≥ 0 (0: untargeted), got {self.targets}")
 
     @property
     def name(self) -> str:
@@ -89,11 +94,11 @@ class SAPGD:
             return self.label
         loss = getattr(self.loss, "__name__", type(self.loss).__name__)
         unusual = (
-            f", {loss} loss" if self.loss is not cross_entropy else "",
+            f", {loss} loss" if self.loss is not cross_entropy and not self.targets else "",
             f", {self.restarts} restarts" if self.restarts > 1 else "",
             f", {self.samples} draws" if self.samples > 1 else "",
         )
-        return f"SA-PGD-{self.steps}" + "".join(unusual)
+        return f"SA-PGD-{f'T{self.targets}-' if self.targets else ''}{self.steps}" + "".join(unusual)
 
     __call__ = adversarial_examples
 
@@ -102,16 +107,21 @@ class SAPGD:
         draws = Draws.fresh(len(x), x.device) if draws is None else draws
         stop = may_stop(self.early_stop, self.estimator, model, x)
 
-        def climb(k: int, which: Tensor, draws: Draws) -> Attempt:
-            return self._climb(model, x[which], y[which], draws, stop)
+        def climb(k: int, which: Tensor, draws: Draws, target: Tensor | None) -> Attempt:
+            return self._climb(model, x[which], y[which], draws, stop, target)
 
-        return best_of(model, x, y, draws, self.restarts, climb)
+        return towards_each(model, x, y, draws, self.targets, self.restarts, climb)
 
-    def _climb(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, stop: bool) -> Attempt:
+    def _climb(
+        self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, stop: bool, target: Tensor | None
+    ) -> Attempt:
         attempt, here = Attempt.begin(x), self.ball.sample_rim(x, draws)
         m, v, eta, halve = torch.zeros_like(x), torch.zeros_like(x), self.ball.eps, checkpoints(self.steps)
         fooled, judged = torch.zeros(len(x), dtype=torch.bool, device=x.device), getattr(self.estimator, "exact", False)
-        view = View(model, attempt, y, draws, estimator=self.estimator, loss=self.loss, samples=self.samples)
+        view = View(
+            model, attempt, y, draws, estimator=self.estimator, samples=self.samples, target=target,
+            loss=self.loss if target is None else targeted_margin,
+        )  # fmt: skip
         for step in range(self.steps):
             logits, _, gradient = view(here, step)
             if judged:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from robustspike.attacks.attempt import Attempt, calls_for
+from robustspike.attacks.attempt import Attempt, best_of, calls_for
 from robustspike.draws import Draws, sampling
 from robustspike.gradients import Estimator, Memory, errs, estimating, frozen, look
 
@@ -84,3 +84,22 @@ def rivals(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, count: int) -> 
         logits = model(x).nan_to_num(-torch.inf)
     order = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
     return order[order != y[:, None]].reshape(len(x), -1)[:, :count]
+
+
+def towards_each(
+    model: nn.Module, x: Tensor, y: Tensor, draws: Draws, targets: int, restarts: int,
+    run: Callable[[int, Tensor, Draws, Tensor | None], Attempt],
+) -> Attempt:  # fmt: skip
+    """The best of ``restarts`` runs, or of one towards each of so many likeliest other classes and restart.
+
+    ``run(k, which, draws, target)`` gets the samples that no earlier one broke and their target classes (None: untargeted).
+    """
+    order = rivals(model, x, y, draws, targets) if targets and len(x) else None
+    count = 1 if order is None else order.shape[1]
+
+    def one(k: int, which: Tensor, draws: Draws) -> Attempt:
+        return run(k, which, draws, None if order is None else order[which, k % count])
+
+    attempt = best_of(model, x, y, draws, restarts * count, one)
+    attempt.queries += order is not None
+    return attempt

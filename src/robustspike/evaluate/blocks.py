@@ -81,7 +81,7 @@ def _try(
 ) -> tuple[Attempt, Tensor]:
     """One attack, and its attempt's fields from "fooled" to "restart", [N, 8] float64."""
     attempt = attack.run(model, x, y, draws)
-    with _presented(attack, model, x) as centre:
+    with _presented(attack, model, x, draws) as centre:
         predicted = _predict(model, attempt.x_adv, draws.fork("score"), calls)
         distance = _distance(suite, member, attempt.x_adv, centre)
     columns = (
@@ -91,10 +91,12 @@ def _try(
     return attempt, torch.stack([column.double() for column in columns], 1)
 
 
-def _presented(attack: Attack, model: nn.Module, x: Tensor) -> contextlib.AbstractContextManager[Tensor]:
+def _presented(
+    attack: Attack, model: nn.Module, x: Tensor, draws: Draws
+) -> contextlib.AbstractContextManager[Tensor]:
     """Within the block the model takes what the attack presents, around this centre: pixels, unless it says otherwise."""
     present = getattr(attack, "presented", None)
-    return contextlib.nullcontext(x) if present is None else present(model, x)
+    return contextlib.nullcontext(x) if present is None else present(model, x, draws)
 
 
 def _stream_names(header: Header) -> list[str]:

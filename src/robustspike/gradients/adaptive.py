@@ -150,20 +150,23 @@ class ASSG:
     def sharpness(self, distance: Tensor, kept: tuple[Tensor, ...] | None) -> tuple[Tensor, Tensor, Tensor]:
         """(α, M, D) after the distances |u − θ| [T, N, ...], from the kept (M, D), or from the start."""
         M, D = kept if kept is not None else (torch.ones_like(distance), torch.zeros_like(distance))
-        M = self.decay * M + (1 - self.decay) * distance
-        D = self.decay * D + (1 - self.decay) * (distance - M).abs()
-        return self.omega / (M + self.relax * D + 1e-4), M, D
+        M = torch.lerp(M, distance, 1 - self.decay)
+        D = torch.lerp(D, (distance - M).abs_(), 1 - self.decay)
+        return self._alpha(M, D), M, D
+
+    def _alpha(self, M: Tensor, D: Tensor) -> Tensor:
+        return torch.add(M, D, alpha=self.relax).add_(1e-4).reciprocal_().mul_(self.omega)
 
     def __call__(self, layer: SpikingLayer, currents: Tensor, memory: Memory | None = None) -> Tensor:
         with torch.no_grad():
-            d = layer.potentials(currents) - layer.threshold
+            d = layer.potentials(currents).sub_(layer.threshold)
             memory = memory or Memory()
             place = memory.place(layer)
             kept = memory.recall(place)
             if kept is not None and not memory.learning:
-                alpha = self.omega / (kept[0] + self.relax * kept[1] + 1e-4)
+                alpha = self._alpha(*kept)
             else:
                 alpha, M, D = self.sharpness(d.abs(), kept)
                 memory.store(place, M, D)
-            slopes = alpha * _UNITS[self.shape][0].slope(alpha * d)
+            slopes = _UNITS[self.shape][0].slope(d.mul_(alpha)).mul_(alpha)
         return layer.fire(currents, slopes=slopes, detach_reset=self.detach_reset)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustspike.encoders import Frames
 from robustspike.models.settings import Settings
 from robustspike.neurons import OverTime, at_every_step
 
@@ -89,7 +90,7 @@ class SNN(nn.Module):
     def _check(self, x: Tensor) -> None:
         s = self.settings
         want = [s.in_channels, s.image_size, s.image_size]
-        lead = ["N", s.time_steps] if s.encoder == "frames" else ["N"]
+        lead = ["N", self.encoder.time_steps] if isinstance(self.encoder, Frames) else ["N"]
         if x.dim() != len(lead) + 3 or list(x.shape[-3:]) != want:
             raise ValueError(f"{s.name} takes inputs {[*lead, *want]}, got {list(x.shape)}".replace("'", ""))
 

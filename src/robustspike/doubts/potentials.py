@@ -1,0 +1,56 @@
+"""Where the membrane potentials lie, and how much of a surrogate they meet."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from robustspike.doubts.probed import Reach
+from robustspike.doubts.subject import Subject
+from robustspike.gradients import estimating
+from robustspike.neurons import spiking_layers
+
+LIVE = 0.01  # of the slope at the threshold: below, a path through the neuron counts for nothing beside others
+
+
+class _Looking:
+    """An estimator that leaves all as it is and notes the reach of each layer it meets."""
+
+    exact: ClassVar[bool] = True
+    without_time: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.seen: dict[int, Reach] = {}
+
+    def __call__(self, layer: Any, currents: Tensor) -> Tensor:
+        u = layer.potentials(currents.detach())
+        distance = ((u - layer.threshold) / layer.threshold).abs()
+        slope, peak = own_slope(layer, u), own_slope(layer, torch.zeros_like(u[:1]) + layer.threshold)
+        live = (slope > 0) & (slope >= LIVE * peak.nan_to_num(0.0))
+        self.seen[id(layer)] = Reach(
+            float(live.float().mean()), float((distance <= 1).float().mean()), float(distance.median())
+        )
+        spikes: Tensor = layer.fire(currents)
+        return spikes
+
+
+def own_slope(layer: Any, u: Tensor) -> Tensor:
+    """|∂s/∂u| of a layer's own surrogate at potentials u [T, N, ...], each taken as the current of a single step."""
+    with torch.enable_grad():
+        potentials = u.detach().reshape(1, -1, *u.shape[2:]).requires_grad_()
+        (slope,) = torch.autograd.grad(layer.fire(potentials).sum(), potentials)
+    return slope.abs().reshape(u.shape)
+
+
+def reach(subject: Subject) -> dict[str, Reach]:
+    """For each spiking layer at the clean images: which share of its potentials the own surrogate sees, which is near θ.
+
+    ``live``: slope of at least :data:`LIVE` of that at the threshold; ``near``: at most θ away from it.
+    """
+    looking = _Looking()
+    with estimating(subject.model, looking):
+        subject.logits(subject.x)
+    names = {id(layer): name for name, layer in spiking_layers(subject.model).items()}
+    return {names[key]: value for key, value in looking.seen.items()}
