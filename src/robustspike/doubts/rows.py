@@ -73,7 +73,7 @@ def gap(outcome: Outcome | None) -> Verdict:
         return Verdict(None, "one-step attacks have no figure of their own beside iterative ones")
     left = float((outcome.correct & ~_fooled(outcome, one + many)).mean())
     return Verdict(
-        first.value - left <= GAP,
+        first.value - left <= GAP + 1e-9,
         f"{100 * first.value:.1f} % withstand the one-step attacks, {100 * left:.1f} % the iterative ones too (n = "
         f"{first.n}, ε = {outcome.header.eps:.3g})",
     )
