@@ -51,9 +51,10 @@ class Square:
         >>> Square(Linf(0.1), queries=50, early_stop=False)(model, x, y).round(decimals=4).tolist()
         [[0.4000000059604645, 0.6000000238418579]]
 
-    Source: Andriushchenko et al. 2020, algorithms 1-3; p_init = 0.8 as in AutoAttack (Croce and Hein 2020). Differs from
-    the authors' code: every sample has positions and tiles of its own, which reach the last row and column too; the length
-    freed in a channel stays in that channel, as in the paper's algorithm 3; a gain within rounding is none.
+    Source: Andriushchenko et al. 2020, algorithms 1-3; p_init = 0.8 as in AutoAttack (Croce and Hein 2020); the halving
+    at 500 is in the authors' code only. Differs from that code: every sample has positions and tiles of its own, which
+    reach the last row and column too; the length freed in a channel stays in that channel, as in the paper's algorithm 3;
+    a gain within rounding is none.
     """
 
     kind: ClassVar[str] = "black-box"
@@ -79,11 +80,10 @@ class Square:
         if self.label is not None:
             return self.label
         unusual = (
-            f", {self.queries} queries" if self.queries != 5000 else "",
             f", p {self.p_init:.3g}" if self.p_init != 0.8 else "",
             f", {self.samples} draws" if self.samples > 1 else "",
         )
-        return "Square" + "".join(unusual)
+        return f"Square-{self.queries}" + "".join(unusual)
 
     __call__ = adversarial_examples
 
