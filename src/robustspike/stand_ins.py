@@ -20,7 +20,7 @@ from robustspike.checkpoints import architecture
 from robustspike.data import Split
 from robustspike.defences import vanilla
 from robustspike.gradients import BPTT, CBA, device_of, estimating
-from robustspike.models import MODELS, SNN, build
+from robustspike.models import SNN, build
 from robustspike.neurons import spiking_layers
 from robustspike.train import fit
 
@@ -36,7 +36,7 @@ class ReLUNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, K]; the gradient is the ReLU network's own."""
-        if any(getattr(layer, "gradient_rule", None) is not None for layer in spiking_layers(self.network).values()):
+        if any(layer.gradient_rule is not None for layer in spiking_layers(self.network).values()):
             raise ValueError(
                 "a ReLU network has no spikes for an estimator to see through, but one is in force; attack it with BPTT(), "
                 "its own gradient"
@@ -134,11 +134,11 @@ def _newly_drawn(model: nn.Module, seed: int) -> nn.Module:
 
 def _rebuilt(model: nn.Module) -> nn.Module | None:
     """The network that the model's record describes, if that is all there is to the model."""
-    if not isinstance(model, SNN) or model.settings.name not in MODELS:
+    if not isinstance(model, SNN):
         return None
     try:
         twin = build(model.settings.record())
-    except ValueError:  # a surrogate of the user's own
+    except ValueError:  # layers or a surrogate of the user's own
         return None
     return twin if architecture(twin) == architecture(model) else None
 
@@ -148,7 +148,6 @@ def _redrawn(model: nn.Module) -> nn.Module:
         twin = copy.deepcopy(model).cpu()
     with torch.no_grad():
         for parameter in twin.parameters():
-            parameter.grad = None
             parameter.fill_(torch.nan)
         for module in twin.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):

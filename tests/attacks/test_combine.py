@@ -8,23 +8,18 @@ from tests.conftest import small_snn
 from torch import nn
 
 from robustspike.attacks import (
-    ATTACKS,
     PGD,
-    SUITES,
+    EncodedPGD,
     GaussianNoise,
-    Suite,
     Transfer,
     UniformNoise,
     WorstOf,
     fgsm,
-    suites,
 )
 from robustspike.attacks.attempt import Attempt
-from robustspike.attacks.suites import LIU_ENSEMBLE, describe
 from robustspike.balls import L2, Linf
 from robustspike.draws import Draws, uniform_per_step
 from robustspike.gradients import BPTR, BPTT, CBA, RGA
-from robustspike.surrogates import ArcTan, Sigmoid, Triangle
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -188,59 +183,6 @@ def test_the_name_of_a_transfer():
 # Suites
 
 
-def test_liu_2024_has_twelve_members_in_the_order_of_the_paper():
-    suite = suites.liu2024()
-    assert isinstance(suite, Suite)
-    assert (suite.name, suite.ball) == ("liu2024", Linf(8 / 255))
-    assert [a.name for a in suite.attacks] == ["FGSM"] * 4 + ["R-FGSM"] * 4 + ["PGD-10"] * 4
-    ensemble = [BPTT(Triangle(1.0)), BPTT(Sigmoid(4.0)), BPTT(ArcTan(2.0)), RGA(0.2)]
-    assert [a.estimator for a in suite.attacks] == ensemble * 3
-    assert list(LIU_ENSEMBLE) == ensemble
-    assert all(a.ball == suite.ball and a.early_stop for a in suite.attacks)
-    assert len(set(suite.attacks)) == 12
-
-
-@pytest.mark.parametrize(("eps", "step"), [("8/255", 0.01), (8 / 255, 0.01), ("4/255", 0.005), (0.15, 0.0478125)])
-def test_liu_2024_takes_steps_of_a_hundredth_at_8_of_255_and_in_proportion_elsewhere(eps, step):
-    suite = suites.liu2024(eps)
-    assert [a.step_size for a in suite.attacks[8:]] == pytest.approx([step] * 4, rel=1e-12)
-    assert [a.step_size for a in suite.attacks[:4]] == [suite.ball.eps] * 4
-    assert [a.step_size for a in suite.attacks[4:8]] == [suite.ball.eps / 2] * 4
-    assert [a.random_start for a in suite.attacks] == [False] * 4 + ["sign"] * 4 + [True] * 4
-
-
-def test_liu_2024_with_the_other_numbers_of_steps_and_without_early_stopping():
-    suite = suites.liu2024(0.1, steps=(10, 30, 50), early_stop=False)
-    assert [a.steps for a in suite.attacks] == [1] * 8 + [10] * 4 + [30] * 4 + [50] * 4
-    assert not any(a.early_stop for a in suite.attacks)
-
-
-def test_liu_2024_at_eps_zero_moves_nothing(double_model):
-    x, y = torch.rand(2, 1, 8, 8, dtype=torch.float64), torch.tensor([0, 1])
-    for attack in suites.liu2024(0).attacks:
-        assert torch.equal(attack(double_model, x, y), x)
-
-
-def test_how_members_are_described():
-    suite = suites.liu2024()
-    assert describe(suite.attacks[0]) == ("FGSM", "BPTT triangle 1")
-    assert describe(suite.attacks[-1]) == ("PGD-10", "RGA")
-    assert describe(PGD(Linf(0.1), estimator=RGA(0.3))) == ("PGD-10", "RGA(gamma=0.3)")
-    assert describe(PGD(Linf(0.1))) == ("PGD-10", "BPTT own surrogate")
-    assert describe(UniformNoise(Linf(0.1))) == ("uniform noise", "–")
-
-
-def test_the_dicts_hold_what_they_name():
-    assert {name: ATTACKS[name](Linf(0.1)).name for name in ATTACKS} == {
-        "fgsm": "FGSM",
-        "rfgsm": "R-FGSM",
-        "pgd": "PGD-10",
-        "uniform-noise": "uniform noise",
-        "gaussian-noise": "Gaussian noise",
-    }
-    assert SUITES["liu2024"]("8/255") == suites.liu2024("8/255")
-
-
 def test_of_several_tries_on_a_noisy_model_the_worst_example_is_kept():
     class Coin(nn.Module):
         """Right where the first pixel is 0.5; errs the more often the further it is from it."""
@@ -256,3 +198,15 @@ def test_of_several_tries_on_a_noisy_model_the_worst_example_is_kept():
     tries = torch.stack([UniformNoise(Linf(0.2)).run(Coin(), x, y, draws.fork(k)).x_adv for k in range(8)])
     kept = UniformNoise(Linf(0.2), tries=8)(Coin(), x, y, draws)
     assert (kept - 0.5).abs().mean() > 1.5 * (tries - 0.5).abs().mean()
+
+
+def test_attacks_on_the_encoded_tensor_do_not_combine():
+    encoded = EncodedPGD(Linf(0.1))
+    for combine in (lambda: WorstOf((encoded,)), lambda: Transfer(encoded, threshold_model())):
+        with pytest.raises(ValueError, match="attacks on pixels, got one on the encoded tensor"):
+            combine()
+
+
+def test_a_worst_case_is_not_transferred_as_a_whole():
+    with pytest.raises(ValueError, match=r"use WorstOf\(tuple\(Transfer"):
+        Transfer(WorstOf((fgsm(Linf(0.1)),)), threshold_model())

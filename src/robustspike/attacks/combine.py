@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ class WorstOf:
     def __post_init__(self) -> None:
         if not self.members:
             raise ValueError("WorstOf needs at least one attack")
+        _check_pixels(self.members, "WorstOf")
         shared_ball(self.members, "the members of WorstOf")
 
     @property
@@ -56,7 +58,11 @@ class WorstOf:
 class Transfer:
     """Adversarial examples made on ``source`` and shown to the attacked model: the black-box scenario.
 
-    ``early_stop`` of the attack is switched off: an example that barely fools its source transfers badly.
+    ``early_stop`` of the attack is switched off: an example that barely fools its source transfers badly. For the worst case
+    over several attacks put each in a ``Transfer`` and these in a :class:`WorstOf`, so that the attacked model judges them.
+
+    Raises:
+        ValueError: for a ``WorstOf``, which would be judged by the source, or an attack on something other than pixels.
 
     Example:
         >>> attack = Transfer(fgsm(Linf(0.1)), source=nn.Linear(2, 2))
@@ -69,6 +75,14 @@ class Transfer:
     kind: ClassVar[str] = "black-box"
     attack: Any
     source: nn.Module
+
+    def __post_init__(self) -> None:
+        _check_pixels((self.attack,), "Transfer")
+        if isinstance(self.attack, WorstOf):
+            raise ValueError(
+                "Transfer takes a single attack, got WorstOf, which the source would judge; "
+                "use WorstOf(tuple(Transfer(member, source) for member in members))"
+            )
 
     @property
     def ball(self) -> Any:
@@ -83,12 +97,13 @@ class Transfer:
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
         """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
-        attempt: Attempt = _to_the_end(self.attack).run(self.source, x, y, draws)
+        attack = self.attack
+        if hasattr(attack, "early_stop"):
+            attack = dataclasses.replace(attack, early_stop=False)
+        attempt: Attempt = attack.run(self.source, x, y, draws)
         return attempt
 
 
-def _to_the_end(attack: Any) -> Any:
-    """The attack without early stopping, in its members too."""
-    if isinstance(attack, WorstOf):
-        return WorstOf(tuple(map(_to_the_end, attack.members)))
-    return dataclasses.replace(attack, early_stop=False) if hasattr(attack, "early_stop") else attack
+def _check_pixels(attacks: Iterable[Any], what: str) -> None:
+    if any(hasattr(attack, "presented") for attack in attacks):
+        raise ValueError(f"{what} takes attacks on pixels, got one on the encoded tensor; evaluate that one by itself")

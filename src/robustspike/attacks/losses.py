@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from robustspike.gradients import cross_entropy
@@ -41,6 +42,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
         [-0.5]
     """
     _need(logits, 3, "dlr")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # 1e-12 is 0 in float16
     top = logits.sort(1, descending=True).values
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
 
@@ -58,6 +60,7 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
         tensor([-0.5710])
     """
     _need(logits, 4, "targeted dlr")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     top = logits.sort(1, descending=True).values
     return targeted_margin(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 

@@ -329,8 +329,11 @@ def describe(attack: Any) -> tuple[str, str]:
             attack.name,
             "BPTT own surrogate" if estimator.surrogate is None else f"BPTT {_short(estimator.surrogate)}",
         )
-    usual = hasattr(kind, "__dataclass_fields__") and estimator == kind()
-    return attack.name, kind.__name__ if usual else str(estimator)
+    if not hasattr(kind, "__dataclass_fields__"):
+        return attack.name, str(estimator)
+    usual, given = vars(kind()), vars(estimator)
+    unusual = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
+    return attack.name, f"{kind.__name__}({', '.join(unusual)})" if unusual else kind.__name__
 
 
 def _short(surrogate: Surrogate) -> str:
