@@ -145,10 +145,10 @@ def test_assg_is_sa_pgd_100():
 
 def test_standard_costs_what_it_says():
     members = suites.standard("8/255").attacks
-    assert sum(m.steps * getattr(m, "restarts", 1) for m in members if hasattr(m, "steps")) == 740
+    assert sum(m.steps * getattr(m, "restarts", 1) for m in members if hasattr(m, "steps")) == 600
     assert sum(m.queries for m in members if hasattr(m, "queries")) == 1000
     assert all(m.early_stop for m in members)
-    assert "740 gradients and 1000 queries" in suites.standard.__doc__
+    assert "600 gradients and 1000 queries" in suites.standard.__doc__
 
 
 def test_standard_transfers_from_sources_and_averages_draws():

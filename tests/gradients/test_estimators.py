@@ -390,3 +390,17 @@ def test_cross_entropy_is_per_sample_and_at_least_float32():
 def test_the_dict_lists_the_estimators_of_this_page():
     named = {type(ESTIMATORS[name]()).__name__ for name in ("bptt", "bptr", "rga", "cba")}
     assert named == {"BPTT", "BPTR", "RGA", "CBA"}
+
+
+@pytest.mark.parametrize("cut", [lambda x: x.detach(), lambda x: x.detach() + 0 * x.detach()])
+def test_a_model_that_cuts_the_graph_has_gradient_zero(cut):
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(cut(x))
+
+    x, y = torch.rand(2, 4), torch.tensor([0, 1])
+    assert torch.equal(input_gradient(Detached(), x, y), torch.zeros(2, 4))

@@ -26,7 +26,8 @@ def look(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits [N, K], losses [N] and ∇_x Σ loss [N, ...], each the mean over ``samples`` draws, the model as it stands.
 
-    What an estimator remembers it learns from the first draw.
+    What an estimator remembers it learns from the first draw. Where the logits do not depend on x by any path that autograd
+    knows, the gradient is 0, as it is where a surrogate is 0: attacks count it, and the masking checks name it.
     """
     seen = []
     for k in range(samples):
@@ -36,8 +37,8 @@ def look(
             point = x.detach().requires_grad_()
             logits = model(point)
             losses = loss(logits, y)
-            (gradient,) = torch.autograd.grad(losses.sum(), point)
-        seen.append((logits.detach(), losses.detach(), gradient))
+            gradient = torch.autograd.grad(losses.sum(), point, allow_unused=True)[0] if losses.requires_grad else None
+        seen.append((logits.detach(), losses.detach(), torch.zeros_like(x) if gradient is None else gradient))
     if samples == 1:
         return seen[0]
     logits, losses, gradient = (torch.stack(each).mean(0) for each in zip(*seen, strict=True))
