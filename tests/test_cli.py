@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +20,15 @@ import torch
 from robustspike import train
 from robustspike.checkpoints import fingerprint, load_model, save_model
 from robustspike.cli import SECTIONS, app, main
+from robustspike.evaluate import processes
 from robustspike.experiment import Experiment, read_experiment
 from robustspike.models import digits_cnn
-from robustspike.results import Comparison, read_rows
+from robustspike.results import Budget, Comparison, Doubts, Finding, load_outcome, mcnemar, read_rows
 
 SMALL = ["--train-limit", "64", "--test-limit", "16", "--time-steps", "2", "--epochs", "1", "--train-steps", "1"]
 QUIET = ["--accelerator", "cpu", "--no-progress"]
+PLAIN = [*QUIET, "--doubts", "0"]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -78,12 +82,13 @@ def refused(result, *texts, code=1):
 def test_train_attack_report(cli, run, tmp_path):
     folder = tmp_path / "b"
     shutil.copytree(run, folder)
-    code, out, _ = cli("attack", folder, "--eps", "0.1", *QUIET)
+    code, out, _ = cli("attack", folder, "--suite", "ding2022", "--eps", "0.1", *PLAIN)
     assert code == 0
-    for text in ("FGSM", "R-FGSM", "PGD-10", "RGA", "worst case", "per sample", "liu2024-Linf-0.1"):
+    for text in ("FGSM", "PGD-7", "Gaussian noise", "BPTR", "worst case", "per sample", "ding2022-Linf-0.1"):
         assert text in out
+    assert "masking checks not run" in " ".join(out.split())
     code, out, _ = cli(
-        "attack", folder, "--attack", "pgd", "--estimator", "rga", "--steps", "2,3", "--eps", "0.1", *QUIET
+        "attack", folder, "--attack", "pgd", "--estimator", "rga", "--steps", "2,3", "--eps", "0.1", *PLAIN
     )
     assert code == 0
     assert "PGD-2" in out
@@ -98,7 +103,7 @@ def test_train_attack_report(cli, run, tmp_path):
 
 
 def test_the_recipe_gives_the_radius(cli, run, tmp_path):
-    code, _, _ = cli("attack", run, "--limit", 4, "--attack", "fgsm", "--out", tmp_path / "e", *QUIET)
+    code, _, _ = cli("attack", run, "--limit", 4, "--attack", "fgsm", "--out", tmp_path / "e", *PLAIN)
     assert code == 0
     assert json.loads((tmp_path / "e" / "evaluation.json").read_text())["eps"] == 0.15
 
@@ -117,10 +122,266 @@ def test_out_has_a_speaking_default(cli, tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "digits-digits-cnn-vanilla-seed2" / "weights.safetensors").is_file()
 
 
+FGSM = ["--attack", "fgsm", "--eps", "0.1", *PLAIN]
+
+
+def evaluated(folder):
+    """The header in a folder."""
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def test_the_default_is_the_projects_own_suite(cli, run, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("robustspike.cli.attacking.make_suite", lambda *given, **_: asked.append(given))
+    monkeypatch.setattr("robustspike.cli.attacking.evaluation_name", lambda *_: "name")
+    monkeypatch.setattr("robustspike.cli.attacking.attack_run", lambda *_, **options: attacked.update(options))
+    monkeypatch.setattr("robustspike.cli.attacking.tell", lambda _: sys.exit(0))
+    attacked = {}
+    assert cli("attack", run, "--budget", "2000,2h")[0] == 0
+    assert asked[0] == ("0.15", "standard")
+    assert (attacked["doubts"], attacked["budget"]) == (32, Budget(gradients=2000, minutes=120))
+
+
+def test_flags_reach_the_members(cli, run, tmp_path):
+    flags = ["--norm", "L2", "--eps", "0.5", "--limit", 2, *PLAIN, "--out"]
+    assert (
+        cli(
+            "attack",
+            run,
+            "--suite",
+            "autoattack",
+            "--steps",
+            2,
+            "--queries",
+            3,
+            "--estimator",
+            "rga",
+            *flags,
+            tmp_path / "a",
+        )[0]
+        == 0
+    )
+    header = evaluated(tmp_path / "a")
+    assert (header["suite"], header["norm"], header["n"]) == ("autoattack", "L2", 2)
+    assert ["estimator=RGA" in m["settings"] for m in header["members"]] == [True, True, True, False]
+    assert "queries=3" in header["members"][3]["settings"]
+    single = [
+        "--attack",
+        "apgd",
+        "--attack",
+        "square",
+        "--loss",
+        "margin",
+        "--targets",
+        2,
+        "--queries",
+        3,
+        "--steps",
+        2,
+    ]
+    assert cli("attack", run, *single, *flags, tmp_path / "b")[0] == 0
+    apgd, square = (m["settings"] for m in evaluated(tmp_path / "b")["members"])
+    assert all(text in apgd for text in ("steps=2", "loss=margin", "targets=2"))
+    assert all(text in square for text in ("loss=margin", "queries=3"))
+
+
+def test_several_radii_are_several_evaluations_and_a_curve(cli, run, tmp_path):
+    code, out, _ = cli("attack", run, "--attack", "fgsm", "--eps", "0.1, 51/255,0.1", "--out", tmp_path / "e", *PLAIN)
+    assert code == 0
+    folders = sorted((tmp_path / "e").iterdir(), key=lambda folder: evaluated(folder)["eps"])
+    assert [evaluated(folder)["eps"] for folder in folders] == [0.1, 0.2]
+    assert all(str(folder) in out for folder in folders)
+    curve = out[out.index("worst case per sample in % [95 % interval] against Linf ε") :]
+    assert "under FGSM bptt, n = 16, seed 0" in " ".join(curve.split())
+    summary = load_outcome(folders[1]).summary()
+    for eps, figure in (("0", summary.clean), ("0.2", summary.robust)):
+        assert f"{eps} {figure}" in " ".join(curve.split())
+
+
+def test_several_steps_are_a_table(cli, run, tmp_path):
+    flags = ["--attack", "pgd", "--estimator", "rga", "--estimator", "bptt", "--steps", "1,3,9", "--eps", "0.1", *PLAIN]
+    code, out, _ = cli("attack", run, *flags, "--each", "--out", tmp_path / "e")
+    assert code == 0
+    table = out[out.index("against the attack's steps under PGD-1+PGD-3+PGD-9") :]
+    assert "n = 16, seed 0" in " ".join(table.split())
+    curve = load_outcome(tmp_path / "e").against_steps()
+    assert curve.steps == (1, 3, 9)
+    for row in curve.rows:
+        assert f"{row.estimator} {' '.join(map(str, row.accuracy))}" in " ".join(table.split())
+
+
+def test_transfer_from_a_twin_and_another_run(cli, run, tmp_path):
+    folder = tmp_path / "b"
+    shutil.copytree(run, folder)
+    argv = ["attack", folder, *FGSM, "--transfer-from", "twin", "--transfer-from", "relu", "--transfer-from", run]
+    code, out, _ = cli(*argv, "--out", tmp_path / "e")
+    assert code == 0
+    assert (folder / "stand-ins" / "twin.safetensors").is_file()
+    kinds = [(m["attack"], m["kind"]) for m in evaluated(tmp_path / "e")["members"]]
+    assert kinds[0] == ("FGSM", "one-step")
+    assert [kind for _, kind in kinds[1:]] == ["black-box"] * 3
+    assert f"Transferred from, in this order: twin, relu, {run}." in out
+    before = (folder / "stand-ins" / "twin.safetensors").stat().st_mtime_ns
+    assert cli(*argv, "--out", tmp_path / "f")[0] == 0
+    assert (folder / "stand-ins" / "twin.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_budget_that_is_hit_is_said(cli, run, tmp_path):
+    flags = ["--attack", "pgd", "--attack", "fgsm", "--steps", "3", "--eps", "0.01", "--batch-size", "4", *PLAIN]
+    code, out, _ = cli("attack", run, *flags, "--budget", "2", "--out", tmp_path / "a")
+    assert code == 0
+    assert evaluated(tmp_path / "a")["budget"] == 2
+    assert "Budget of 2 gradient evaluations per sample hit" in " ".join(out.split())
+    code, out, _ = cli("attack", run, *flags, "--budget", "0.001s", "--out", tmp_path / "b")
+    assert code == 0
+    assert "Time budget hit: 4 of 16 samples evaluated" in " ".join(out.split())
+    assert "Go on with --resume." in out
+    code, out, _ = cli("attack", run, *flags, "--resume", "--out", tmp_path / "b")
+    assert code == 0
+    assert "Next: robustspike report" in out
+
+
+def found(*passed):
+    """Doubts of which these checks passed."""
+    findings = [
+        Finding(
+            check=f"check {k}", passed=p, evidence=f"evidence {k}.", remedy=f"Do {k}.", page=f"docs/doubts/p.md#{k}"
+        )
+        for k, p in enumerate(passed)
+    ]
+    return Doubts(findings=tuple(findings), checklist=None, samples=3, seed=0, gradients=1, seconds=1)
+
+
+def test_failed_findings_come_with_what_to_do(cli, run, tmp_path, monkeypatch):
+    def doubts(*_, samples, seed):
+        asked.append((samples, seed))
+        return found(True, False, None)
+
+    asked = []
+    monkeypatch.setattr("robustspike.doubts.doubts", doubts)
+    code, out, _ = cli("attack", run, *FGSM, "--doubts", "3", "--seed", "5", "--out", tmp_path / "e")
+    assert (code, asked) == (0, [(3, 5)])
+    lines = out.splitlines()
+    [at] = [k for k, line in enumerate(lines) if line.startswith("✗")]
+    assert lines[at] == "✗ check 1: evidence 1. Do 1. See docs/doubts/p.md#1."
+    assert lines[at + 1] == "1 of 2 masking checks passed, 1 not applicable (3 samples probed, seed 0)."
+
+
+def test_what_broke_what_is_told(cli, run, tmp_path, trained):
+    able = tmp_path / "able"
+    shutil.copytree(run, able)
+    save_model(trained.model, able / "weights.safetensors")
+    outcomes = [tmp_path / name for name in ("few", "each")]
+    flags = ["--attack", "pgd", "--attack", "fgsm", "--estimator", "rga", "--estimator", "bptt", "--eps", "0.3", *PLAIN]
+    _, few, _ = cli("attack", able, *flags, "--out", outcomes[0])
+    _, each, _ = cli("attack", able, *flags, "--each", "--out", outcomes[1])
+    breaks = load_outcome(outcomes[0]).breaks()
+    assert breaks.standing < 16 - breaks.misclassified
+    assert f"First breaks, of 16 samples: {breaks.misclassified} misclassified" in few
+    by_estimator = "digits-cnn SR*: accuracy in % [95 % interval] under"
+    assert by_estimator not in few  # every other cell would be a dot
+    assert by_estimator in each
+    _, one, _ = cli("attack", able, *FGSM, "--each", "--out", tmp_path / "one")
+    assert by_estimator not in one  # it would repeat the first table
+
+
+# --- compare
+
+
+def test_two_evaluations_are_compared_sample_by_sample(cli, run, tmp_path):
+    folder = tmp_path / "b"
+    shutil.copytree(run, folder)
+    shutil.rmtree(folder / "attacks", ignore_errors=True)
+    folders = [tmp_path / name for name in ("weak", "strong")]
+    for eps, out in zip(("0.01", "0.5"), folders, strict=True):
+        assert cli("attack", folder, "--attack", "fgsm", "--eps", eps, "--out", out, *PLAIN)[0] == 0
+    expected = mcnemar(*map(load_outcome, folders))
+    code, out, _ = cli("compare", *folders)
+    assert code == 0
+    assert str(expected) in out.splitlines()
+    assert "First: digits-cnn SR*, digits test, FGSM bptt, Linf ε = 0.01, n = 16, seed 0" in out
+    words = " ".join(out.split())
+    assert f"robust in the first {expected.both} {expected.only_a}" in words
+    refused(cli("compare", folder, folder), "no evaluation in", "robustspike attack")
+    assert cli("attack", folder, "--attack", "fgsm", "--eps", "0.1", *PLAIN)[0] == 0
+    (name,) = (path.name for path in (folder / "attacks").iterdir())
+    assert "p = 1 " in cli("compare", folder, folder, "--evaluation", name)[1]
+    refused(cli("compare", folder, folder, "--evaluation", "fgsm"), "has no evaluation 'fgsm'", name)
+    refused(cli("compare", folder, tmp_path / "nowhere"), "no run at", "nowhere")
+    assert (
+        cli("attack", folder, "--limit", "8", "--attack", "fgsm", "--eps", "0.1", "--out", tmp_path / "other", *PLAIN)[
+            0
+        ]
+        == 0
+    )
+    refused(cli("compare", folders[0], tmp_path / "other"), "samples, labels, data_fingerprint differ")
+
+
+# --- several processes
+
+
+def torchrun(*argv):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    command += ["-m", "robustspike.cli", *map(str, argv)]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240)
+
+
+def test_two_processes_share_the_work_and_one_prints(cli, run, tmp_path):
+    folder = tmp_path / "b"
+    shutil.copytree(run, folder)
+    argv = ["attack", folder, *FGSM, "--batch-size", "4", "--transfer-from", "twin", "--out"]
+    done = torchrun(*argv, tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Every sample's outcome is in") == 1
+    assert done.stdout.count("First breaks") <= 1
+    assert cli(*argv, tmp_path / "one")[0] == 0
+    assert without_seconds(tmp_path / "two") == without_seconds(tmp_path / "one")
+    refusal = torchrun(*argv, tmp_path / "two")
+    assert refusal.returncode != 0
+    assert refusal.stdout == ""
+    assert refusal.stderr.count("robustspike: ") == 1
+    assert "holds an evaluation already" in refusal.stderr
+
+
+def test_the_first_process_to_fail_tells_why(monkeypatch):
+    counts = Counter()
+
+    def add(key, amount):
+        counts[key] += amount
+        return counts[key]
+
+    def nowhere():
+        raise RuntimeError("no store")
+
+    assert processes.first_to_fail()
+    assert processes.speaks()
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "x", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(processes, "_meeting_point", lambda: (SimpleNamespace(add=add), 1, 2))
+    assert not processes.speaks()
+    assert [processes.first_to_fail() for _ in range(3)] == [True, False, False]
+    monkeypatch.setattr(processes, "_meeting_point", nowhere)
+    assert processes.first_to_fail()
+
+
+def test_what_follows_from_another_process_failure_is_not_told(cli, monkeypatch):
+    monkeypatch.setattr("robustspike.cli.sentences.first_to_fail", lambda: False)
+    assert cli("list", "attack") == (1, "", "")
+    monkeypatch.setattr("robustspike.cli.reading.first_line", lambda thing: {}["connection closed"])
+    code, _, err = cli("list")
+    assert (code, err) == (1, "")
+
+
+def test_only_one_process_prints(cli, monkeypatch):
+    monkeypatch.setattr("robustspike.cli.sentences.speaks", lambda: False)
+    assert cli("list") == (0, "", "")
+
+
 # --- help and list
 
 
-@pytest.mark.parametrize("command", ["", "train", "attack", "demo", "list", "report"])
+@pytest.mark.parametrize("command", ["", "train", "attack", "compare", "demo", "list", "report"])
 def test_help_teaches(cli, command):
     code, out, err = cli(*command.split(), "--help")
     assert (code, err) == (0, "")
@@ -175,7 +436,9 @@ def test_flags_win_over_the_config_and_the_config_over_the_recipe(cli, tmp_path)
 
 def test_a_config_for_attacks(cli, run, tmp_path):
     config = tmp_path / "c.yaml"
-    config.write_text("attack: [pgd]\nestimator: rga\nsteps: [2, 3]\neps: 8/255\nlimit: 4\naccelerator: cpu\n")
+    config.write_text(
+        "attack: [pgd]\nestimator: rga\nsteps: [2, 3]\neps: 8/255\nlimit: 4\naccelerator: cpu\ndoubts: 0\n"
+    )
     code, _, err = cli("attack", run, "--config", config, "--out", tmp_path / "e", "--no-progress")
     assert (code, err) == (0, "")
     header = json.loads((tmp_path / "e" / "evaluation.json").read_text())
@@ -234,11 +497,21 @@ def test_training_that_cannot_be(cli, tmp_path, flags, texts):
     [
         (["--eps", "8"], ["eps=8 is larger than the pixel range [0, 1]", 'did you mean "8/255"']),
         (["--eps", "much"], ['eps must be a number or a fraction like "8/255"', "'much'"]),
+        (["--eps", "0.1,9"], ["eps=9 is larger than the pixel range [0, 1]"]),
+        (["--loss", "hinge", "--attack", "pgd"], ["unknown loss 'hinge'", "ce, dlr, margin"]),
+        (["--suite", "ding2022", "--steps", "10"], ["suite 'ding2022' takes no --steps"]),
+        (["--suite", "assg", "--steps", "10,20"], ["suite 'assg' takes one --steps, got 2"]),
+        (["--suite", "luu2025", "--norm", "L2"], ["EncodedPGD needs an Linf ball", "use PGD for pixels"]),
+        (["--norm", "L3"], ["unknown norm 'L3'", "Linf, L2"]),
+        (["--budget", "much"], ['budget: expected gradient evaluations per sample such as "2000"', "'much'"]),
+        (["--transfer-from", "twins"], ["nothing to transfer from at 'twins'", "did you mean twin"]),
+        (["--suite", "ding2022", "--transfer-from", "twin"], ["suite 'ding2022' takes no --transfer-from"]),
+        (["--attack", "square", "--targets", "3"], ["attack 'square' takes no --targets"]),
         (["--suite", "liu2042"], ["unknown suite 'liu2042'; did you mean liu2024"]),
         (["--attack", "pdg"], ["unknown attack 'pdg'; did you mean pgd", "fgsm"]),
         (["--attack", "pgd", "--estimator", "brga"], ["unknown estimator 'brga'; did you mean rga", "cba"]),
         (["--attack", "pgd", "--estimator", "bptt:arctang"], ["unknown surrogate 'arctang'; did you mean arctan"]),
-        (["--estimator", "rga"], ["suite 'liu2024' fixes estimator itself"]),
+        (["--suite", "liu2024", "--estimator", "rga"], ["suite 'liu2024' takes no --estimator: it fixes that itself"]),
         (["--steps", "ten"], ["--steps: expected whole numbers", "'ten'"]),
         (["--split", "train"], ['split must be "test" or "validation"']),
         (["--limit", "10000"], ["test_limit: expected 1 to 539"]),
@@ -280,7 +553,7 @@ def npz(path, channels=1, labels=10, n=40):
 
 def test_data_that_does_not_fit_the_network(cli, run, tmp_path):
     def attacked(path):
-        return cli("attack", edited, "--data", path, "--eps", "0.1", "--out", tmp_path / "e", *QUIET)
+        return cli("attack", edited, "--data", path, "--eps", "0.1", "--out", tmp_path / "e", *PLAIN)
 
     edited = tmp_path / "run"  # without limits
     shutil.copytree(run, edited)
@@ -300,7 +573,7 @@ def test_labels_out_of_range(cli, tmp_path):
 
 def test_a_run_that_is_missing_truncated_or_foreign(cli, run, tmp_path):
     def attacked(folder):
-        return cli("attack", folder, "--eps", "0.1", *QUIET)
+        return cli("attack", folder, "--eps", "0.1", *PLAIN)
 
     refused(attacked(tmp_path / "nowhere"), "no run at", "nowhere", "robustspike train")
     refused(attacked(tmp_path), "experiment.yaml is missing")
@@ -332,7 +605,7 @@ def test_a_folder_in_use_needs_resume(cli, run, tmp_path):
     assert cli(*again, "--resume")[0] == 0
     assert cli("train", "--out", run, "--resume", "--no-progress")[0] == 0  # settings come from the record
     assert (run / "weights.safetensors").read_bytes() == before
-    attack = ["attack", run, "--attack", "fgsm", "--out", tmp_path / "e", "--eps", "0.1", *QUIET]
+    attack = ["attack", run, "--attack", "fgsm", "--out", tmp_path / "e", "--eps", "0.1", *PLAIN]
     assert cli(*attack)[0] == 0
     refused(cli(*attack), "--resume")
     assert cli(*attack, "--resume")[0] == 0
@@ -378,7 +651,7 @@ def test_a_full_disk_names_the_file_and_keeps_what_was_there(cli, run, tmp_path,
         refused(cli(*argv), "no space left", str(tmp_path / "new" / "experiment.yaml"), "--resume")
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules["robustspike.evaluate.folder"], "os", SimpleNamespace(fsync=full))
-        argv = ["attack", folder, "--attack", "fgsm", "--eps", "0.1", "--out", tmp_path / "e", *QUIET]
+        argv = ["attack", folder, "--attack", "fgsm", "--eps", "0.1", "--out", tmp_path / "e", *PLAIN]
         refused(cli(*argv), "no space left", "samples.jsonl")
     assert cli(*argv, "--resume")[0] == 0
     assert fingerprint(load_model(folder)) == before
@@ -404,7 +677,7 @@ def test_bugs_and_debugging_show_tracebacks(monkeypatch, capsys):
     with pytest.raises(ValueError, match="nothing called"):
         main(["list", "nonsense"])
     monkeypatch.delenv("ROBUSTSPIKE_DEBUG")
-    monkeypatch.setattr("robustspike.cli._first_line", lambda thing: {}["bug"])
+    monkeypatch.setattr("robustspike.cli.reading.first_line", lambda thing: {}["bug"])
     with pytest.raises(KeyError, match="bug"):
         main(["list"])
 
@@ -413,13 +686,13 @@ def test_memory_that_does_not_suffice(cli, run, tmp_path, monkeypatch):
     def out_of_memory(*_, **__):
         raise torch.OutOfMemoryError("tried to allocate much")
 
-    monkeypatch.setattr("robustspike.cli.attack_run", out_of_memory)
+    monkeypatch.setattr("robustspike.cli.attacking.attack_run", out_of_memory)
     refused(cli("attack", run), "out of memory (tried to allocate much); use a smaller --batch-size")
 
 
 def test_the_app_knows_its_commands():
     names = {command.name for command in app.registered_commands}
-    assert names == {"train", "attack", "demo", "list", "report"}
+    assert names == {"train", "attack", "compare", "demo", "list", "report"}
 
 
 # --- kill -9
@@ -468,7 +741,8 @@ def without_seconds(folder):
 def test_an_evaluation_killed_and_resumed_has_the_same_rows(cli, tmp_path):
     argv = ["--train-limit", "64", "--time-steps", "2", "--epochs", "2", "--lr", "0.02", "--batch-size", "16"]
     assert cli("train", "--out", tmp_path / "run", *argv, *QUIET)[0] == 0
-    attack = ["attack", tmp_path / "run", "--eps", "0.05", "--limit", "200", "--batch-size", "4", *QUIET]
+    attack = ["attack", tmp_path / "run", "--suite", "ding2022", "--eps", "0.05", "--limit", "200", "--batch-size", "4"]
+    attack += PLAIN
     killed([*attack, "--out", tmp_path / "killed"], tmp_path / "killed" / "samples.jsonl", 8)
     done = len(read_rows(tmp_path / "killed"))
     assert 8 <= done < 200

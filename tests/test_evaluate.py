@@ -200,7 +200,7 @@ def test_a_network_that_knows_digits_is_broken_by_the_ensemble(trained, digits):
     accuracies = [row.validation_accuracy for row in trained.log]
     assert accuracies == [None] * len(trained.log)
     outcome = evaluate(
-        trained.model, digits.test.subset(60), suites.liu2024(0.15, steps=(3,)), doubts=0, progress=False
+        trained.model, digits.test.subset(60), suites.liu2024(0.15, steps=(3,), apgd_steps=0), doubts=0, progress=False
     )
     assert outcome.clean_accuracy > 0.7
     assert outcome.robust_accuracy < 0.5 * outcome.clean_accuracy

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import io
 import pkgutil
+import re
 import shutil
 
 import numpy as np
@@ -13,8 +14,9 @@ import yaml
 from rich.console import Console
 
 import robustspike.experiment
-from robustspike.attacks import ATTACKS, suites
-from robustspike.checkpoints import CheckpointError, fingerprint, load_model
+from robustspike.attacks import ATTACKS, LOSSES, SUITES, Transfer, suites
+from robustspike.balls import L2
+from robustspike.checkpoints import CheckpointError, fingerprint, load_model, save_model
 from robustspike.data import DATA, DataError
 from robustspike.defences import DEFENCES
 from robustspike.experiment import (
@@ -23,18 +25,32 @@ from robustspike.experiment import (
     attack,
     comparison,
     default_eps,
+    evaluation_folders,
     evaluation_name,
     make_suite,
     parse_estimator,
     parse_surrogate,
     read_experiment,
     show,
+    sources,
     train,
 )
 from robustspike.experiment.record import RECIPES
-from robustspike.experiment.runs import load_data, make_model, make_objective
+from robustspike.experiment.runs import device, load_data, make_model, make_objective
+from robustspike.experiment.sources import STAND_INS
 from robustspike.gradients import BPTT, ESTIMATORS, RGA
-from robustspike.results import ROWS_FILE, ResultError, Table, comparison_table
+from robustspike.models import digits_cnn
+from robustspike.results import (
+    HEADER_FILE,
+    ROWS_FILE,
+    Budget,
+    ResultError,
+    Table,
+    comparison_table,
+    load_outcome,
+    mcnemar,
+)
+from robustspike.stand_ins import relu_network
 from robustspike.surrogates import SURROGATES, Sigmoid
 
 SMALL = {"train_limit": 64, "test_limit": 16, "time_steps": 2, "epochs": 1, "train_steps": 1, "accelerator": "cpu"}
@@ -58,7 +74,7 @@ def runs(tmp_path_factory):
         train(Experiment.of(defence=defence, **SMALL), folder / defence, progress=False)
         for eps in (0.1, 0.3):
             suite = make_suite(eps, attacks=["fgsm"], estimators=["rga"])
-            attack(folder / defence, suite, accelerator="cpu", progress=False)
+            attack(folder / defence, suite, accelerator="cpu", doubts=0, progress=False)
     return folder
 
 
@@ -163,15 +179,45 @@ def test_every_surrogate_and_estimator_has_a_short_form():
 
 def test_every_attack_can_be_made_by_name():
     suite = make_suite("8/255", attacks=list(ATTACKS), estimators=["bptt", "rga"], steps=[3, 5])
-    names = [member.name for member in suite.attacks]
-    assert names == ["FGSM"] * 2 + ["R-FGSM"] * 2 + ["PGD-3"] * 2 + ["PGD-5"] * 2 + ["uniform noise", "Gaussian noise"]
-    assert len({member.ball for member in suite.attacks}) == 1
+    kinds = [type(member).__name__ for member in suite.attacks]
+    assert kinds == [
+        *["PGD"] * 8, *["APGD"] * 4, *["SAPGD"] * 4, *["FAB"] * 4, "Square", "UniformNoise", "GaussianNoise",
+    ]  # fmt: skip
+    assert [member.name for member in suite.attacks[:8]] == [
+        *["FGSM"] * 2, *["R-FGSM"] * 2, *["PGD-3"] * 2, *["PGD-5"] * 2,
+    ]  # fmt: skip
+    assert [member.steps for member in suite.attacks[8:20]] == [3, 3, 5, 5] * 3
+    assert all(member.early_stop for member in suite.attacks[:21])
+    assert {member.ball for member in suite.attacks} == {suite.ball}
 
 
 def test_options_reach_the_attack():
     (pgd,) = make_suite(0.5, attacks=["pgd"], norm="L2", steps=[7], step_size=0.1, restarts=2, samples=3).attacks
     assert (pgd.ball.norm, pgd.steps, pgd.step_size, pgd.restarts, pgd.samples) == ("L2", 7, 0.1, 2, 3)
-    assert make_suite("8/255", steps=[10, 30]) == suites.liu2024("8/255", steps=(10, 30))
+    apgd, square = make_suite(0.1, attacks=["apgd", "square"], targets=3, queries=50, loss="margin").attacks
+    assert (apgd.targets, apgd.loss, square.queries, square.loss) == (3, LOSSES["margin"], 50, LOSSES["margin"])
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_can_be_made_by_name_in_both_norms(name):
+    assert make_suite("8/255", name) == SUITES[name]("8/255")
+    if name == "luu2025":
+        with pytest.raises(ValueError, match="EncodedPGD needs an Linf ball"):
+            make_suite(0.5, name, norm="L2")
+    else:
+        assert make_suite(0.5, name, norm="L2").ball == L2(0.5)
+
+
+def test_a_suite_takes_what_its_builder_takes():
+    assert make_suite("8/255", "liu2024", steps=[10, 30]) == suites.liu2024("8/255", steps=(10, 30))
+    assert make_suite("8/255", "assg", steps=[7]) == suites.assg("8/255", steps=7)
+    given = make_suite("8/255", "autoattack", steps=[7], queries=9, estimators=["rga"])
+    assert given == suites.autoattack("8/255", steps=7, queries=9, estimator=RGA())
+
+
+def test_a_name_says_the_loss():
+    names = [make_suite(0.1, attacks=["pgd"], loss=loss).name for loss in (None, "margin")]
+    assert names == ["PGD-10 bptt", "PGD-10 bptt margin loss"]
 
 
 @pytest.mark.parametrize(
@@ -182,16 +228,83 @@ def test_options_reach_the_attack():
         ({"attacks": ["pgd"], "estimators": ["brga"]}, "unknown estimator 'brga'; did you mean rga"),
         ({"attacks": ["pgd"], "estimators": ["rga:x"]}, "estimator 'rga:x': expected a name and gamma"),
         ({"attacks": ["pgd"], "norm": "L1"}, "unknown norm 'L1'"),
-        ({"estimators": ["rga"]}, "suite 'liu2024' fixes estimator itself"),
-        ({"norm": "L2"}, "suite 'liu2024' fixes norm itself"),
-        ({"attacks": ["fgsm"], "step_size": 0.1}, "attack 'fgsm' takes no step_size"),
-        ({"attacks": ["uniform-noise"], "restarts": 2}, "attack 'uniform-noise' takes no restarts"),
+        ({"attacks": ["pgd"], "loss": "dll"}, "unknown loss 'dll'; did you mean dlr"),
+        ({"suite": "ding2022", "estimators": ["rga"]}, "suite 'ding2022' takes no --estimator: it fixes that itself"),
+        ({"suite": "liu2024", "loss": "dlr", "step_size": 0.1}, "suite 'liu2024' takes no --step-size, --loss"),
+        ({"suite": "ding2022", "steps": [10]}, "suite 'ding2022' takes no --steps"),
+        ({"suite": "ding2022", "sources": [torch.nn.Identity()]}, "suite 'ding2022' takes no --transfer-from"),
+        ({"suite": "assg", "steps": [10, 20]}, "suite 'assg' takes one --steps, got 2; run it once for each"),
+        ({"suite": "autoattack", "estimators": ["rga", "cba"]}, "suite 'autoattack' takes one --estimator, got 2"),
+        ({"attacks": ["fgsm"], "step_size": 0.1}, "attack 'fgsm' takes no --step-size"),
+        ({"attacks": ["fgsm", "square"], "steps": [3]}, "attack 'fgsm', 'square' takes no --steps"),
+        ({"attacks": ["uniform-noise"], "restarts": 2}, "attack 'uniform-noise' takes no --restarts"),
+        ({"attacks": ["uniform-noise"], "sources": [torch.nn.Identity()]}, "uniform-noise: nothing to transfer"),
     ],
 )
 def test_an_unfit_suite_is_refused_in_one_sentence(given, sentence):
     with pytest.raises(ValueError, match=r".") as error:
         make_suite(0.1, **given)
     assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# --- sources of transferred examples
+
+
+def test_single_attacks_are_transferred_from_every_source():
+    one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    names = {"attacks": ["fgsm", "square", "pgd"], "estimators": ["rga", "bptt"], "steps": [2, 3]}
+    members = make_suite(0.1, **names, sources=[one, other]).attacks
+    assert [type(member).__name__ for member in members[:7]] == ["PGD"] * 2 + ["Square"] + ["PGD"] * 4
+    black_box = [(m.attack.name, m.attack.estimator, m.source) for m in members[7:]]
+    made = [("FGSM", RGA()), ("PGD-2", RGA()), ("PGD-3", RGA())]
+    assert black_box == [(*what, source) for source in (one, other) for what in made]
+
+
+def test_a_relu_network_is_attacked_through_its_own_gradient():
+    network = relu_network(digits_cnn(time_steps=2))
+    for suite in (
+        make_suite(0.1, "liu2024", sources=[network]),
+        make_suite(0.1, attacks=["pgd"], estimators=["rga"], sources=[network]),
+    ):
+        found = [member for member in suite.attacks if isinstance(member, Transfer)]
+        assert found
+        assert {member.attack.estimator for member in found} == {BPTT()}
+    x = torch.rand(1, 1, 8, 8)
+    assert found[0](digits_cnn(time_steps=2), x, torch.tensor([1])).shape == x.shape
+
+
+def test_twins_are_trained_once_and_kept(runs, tmp_path):
+    run = tmp_path / "at"
+    shutil.copytree(runs / "at", run)
+    options = {"accelerator": "cpu", "progress": False}
+    twin, other, relu, vanilla = sources(run, ["twin", "relu-twin", "relu", str(runs / "vanilla")], **options)
+    assert sorted(path.name for path in (run / STAND_INS).iterdir()) == ["relu-twin.safetensors", "twin.safetensors"]
+    assert fingerprint(vanilla) == fingerprint(load_model(runs / "vanilla"))
+    assert fingerprint(relu.network) == fingerprint(load_model(run))
+    prints = {fingerprint(network) for network in (twin, other.network, load_model(run), vanilla)}
+    assert len(prints) == 4
+    assert not twin.training
+    before = (run / STAND_INS / "twin.safetensors").stat().st_mtime_ns
+    (again,) = sources(run, ["twin"], **options)
+    assert fingerprint(again) == fingerprint(twin)
+    assert (run / STAND_INS / "twin.safetensors").stat().st_mtime_ns == before
+    record = run / "experiment.yaml"
+    record.write_text(record.read_text().replace("lr: 0.1", "lr: 0.05"))
+    (new,) = sources(run, ["twin"], **options)  # the file holds another twin
+    assert fingerprint(new) != fingerprint(twin)
+
+
+def test_unfit_sources_are_refused(runs, tmp_path):
+    with pytest.raises(
+        ValueError, match="nothing to transfer from at 'twins': it is no folder of a run; did you mean twin"
+    ):
+        sources(runs / "at", ["twins"])
+    train(Experiment.of(**SMALL), tmp_path / "other", progress=False)
+    save_model(digits_cnn(time_steps=2, num_classes=3), tmp_path / "other" / "weights.safetensors")
+    with pytest.raises(ValueError, match="num_classes is 3 there and 10 here; take a run on the same data"):
+        sources(runs / "at", [str(tmp_path / "other")], accelerator="cpu")
+    assert sources(runs / "at", []) == []
 
 
 # --- runs
@@ -262,14 +375,50 @@ def test_evaluations_that_differ_have_names_that_differ():
         evaluation_name(make_suite(0.1, attacks=["pgd"])),
         evaluation_name(make_suite(0.1, attacks=["pgd"], estimators=["rga"])),
         evaluation_name(make_suite(0.1, attacks=["pgd"], steps=[20])),
+        evaluation_name(make_suite(0.1, attacks=["pgd"], loss="margin")),
+        evaluation_name(suites.liu2024(0.1, steps=(10,))),
+        evaluation_name(suites.liu2024(0.1, apgd_steps=0)),
+        evaluation_name(suites.liu2024(0.1, early_stop=False)),
+        evaluation_name(suites.liu2024(0.1, sources=[torch.nn.Linear(2, 2)])),
+        evaluation_name(suites.liu2024(0.1, sources=[torch.nn.Linear(2, 2)])),
+        evaluation_name(suites.liu2024(L2(0.1))),
+        evaluation_name(suites.autoattack(0.1)),
+        evaluation_name(suites.autoattack(0.1, estimator=RGA())),
+        evaluation_name(suites.autoattack(0.1, queries=7)),
+        evaluation_name(suite, budget=Budget(gradients=30)),
     ]
     assert len(set(names)) == len(names)
-    assert all(name == name.strip() and "/" not in name for name in names)
+    assert all(name == name.strip() and "/" not in name and len(name) < 100 for name in names)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_published_suite_has_a_plain_name(name):
+    assert evaluation_name(SUITES[name](0.1)) == f"{name.replace('_', '-')}-Linf-0.1"
+
+
+def test_names_say_what_was_changed():
+    name = evaluation_name(suites.liu2024(0.1, steps=(20,)))
+    assert re.fullmatch("liu2024-PGD-20-[0-9a-f]{6}-Linf-0.1", name)
+    name = evaluation_name(suites.liu2024(0.1, steps=(10,), apgd_steps=0))
+    assert re.fullmatch("liu2024-FGSM-R-FGSM-PGD-10-[0-9a-f]{6}-Linf-0.1", name)
+    assert evaluation_name(suites.liu2024(0.1), budget=Budget(minutes=3)) == "liu2024-Linf-0.1"
+    assert evaluation_name(suites.liu2024(0.1), budget=Budget(gradients=30)) == "liu2024-Linf-0.1-budget30"
+    name = evaluation_name(suites.liu2024(0.1, sources=[torch.nn.Linear(2, 2)]))
+    assert re.fullmatch(
+        "liu2024-FGSM-from-Linear-R-FGSM-from-Linear-PGD-10-from-Linear-3-more-[0-9a-f]{6}-Linf-0.1", name
+    )
 
 
 def test_validation_split_best_weights_and_limit(runs, tmp_path):
     suite = make_suite(0.1, attacks=["uniform-noise"])
-    options = {"split": "validation", "limit": 4, "checkpoint": "best", "accelerator": "cpu", "progress": False}
+    options = {
+        "split": "validation",
+        "limit": 4,
+        "checkpoint": "best",
+        "accelerator": "cpu",
+        "progress": False,
+        "doubts": 0,
+    }
     outcome = attack(runs / "at", suite, out=tmp_path / "e", **options)
     assert outcome.header.data == "digits validation"
     assert len(outcome.samples) == 4
@@ -317,7 +466,7 @@ def test_an_unfinished_evaluation_is_named_or_left_out(runs, tmp_path):
     train(Experiment.of(**SMALL), tmp_path / "half", progress=False)
     for eps in (0.1, 0.3):
         suite = make_suite(eps, attacks=["fgsm"], estimators=["rga"])
-        attack(tmp_path / "half", suite, accelerator="cpu", batch_size=8, progress=False)
+        attack(tmp_path / "half", suite, accelerator="cpu", batch_size=8, doubts=0, progress=False)
     rows = tmp_path / "half" / "attacks" / evaluation_name(suite) / ROWS_FILE
     rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:8]))
     with pytest.raises(ResultError, match="holds 8 of 16 samples"):
@@ -331,7 +480,7 @@ def test_an_unfinished_evaluation_is_named_or_left_out(runs, tmp_path):
 def test_two_runs_of_one_defence_are_told_apart(runs, tmp_path):
     train(Experiment.of(defence="at", **SMALL | {"seed": 5}), tmp_path / "again", progress=False)
     suite = make_suite(0.1, attacks=["fgsm"], estimators=["rga"])
-    attack(tmp_path / "again", suite, accelerator="cpu", progress=False)
+    attack(tmp_path / "again", suite, accelerator="cpu", doubts=0, progress=False)
     seeds = comparison([runs / "at", tmp_path / "again"])  # another seed takes the same test images
     assert [network.name for network in seeds.networks] == ["AT (at)", "AT (again)"]
 
@@ -341,7 +490,7 @@ def test_evaluations_under_other_conditions_share_no_table(runs, tmp_path):
     for name, seed in (("one", 0), ("two", 1)):
         shutil.copytree(runs / "at", tmp_path / name)
         out = tmp_path / name / "attacks" / "same"
-        attack(tmp_path / name, suite, out=out, seed=seed, accelerator="cpu", progress=False)
+        attack(tmp_path / name, suite, out=out, seed=seed, accelerator="cpu", doubts=0, progress=False)
     with pytest.raises(ResultError, match=r"evaluated differently \(seed differ\)"):
         comparison([tmp_path / "one", tmp_path / "two"], evaluation="same")
 
@@ -350,6 +499,69 @@ def test_networks_with_one_name_get_their_folders(runs, tmp_path):
     (tmp_path / "twin").symlink_to(runs / "at")
     names = [network.name for network in comparison([runs / "at", tmp_path / "twin"]).networks]
     assert names == ["AT (at)", "AT (twin)"]
+
+
+def earlier_version(folder):
+    """An evaluation by an earlier version."""
+    folder.mkdir(parents=True)
+    (folder / HEADER_FILE).write_text('{"format": 1, "suite": "liu2024"}')
+    return folder
+
+
+def test_an_evaluation_by_an_earlier_version_is_left_out(runs, tmp_path):
+    for name in ("at", "vanilla"):
+        shutil.copytree(runs / name, tmp_path / name)
+    old = earlier_version(tmp_path / "at" / "attacks" / "old")
+    for paths in ([tmp_path], [tmp_path / "at", tmp_path / "vanilla"]):
+        found = comparison(paths)
+        assert [network.name for network in found.networks] == ["AT", "vanilla"]
+        assert f"Left out: {old / HEADER_FILE} was made by an earlier version" in found.notes[-1]
+    shutil.rmtree(tmp_path / "at" / "attacks")
+    earlier_version(old)
+    found = comparison([tmp_path / "at", tmp_path / "vanilla"])
+    assert [network.name for network in found.networks] == ["vanilla"]
+    with pytest.raises(ResultError, match="made by an earlier version"):
+        comparison([tmp_path / "at"])
+    with pytest.raises(ResultError, match="made by an earlier version"):
+        evaluation_folders([tmp_path / "at", tmp_path / "at"])
+
+
+def test_the_first_network_is_tested_against_each_other(runs):
+    found = comparison([runs])
+    outcomes = [load_outcome(runs / name / "attacks" / folder) for name in ("at", "vanilla") for folder in FULLEST]
+    expected = mcnemar(*outcomes)
+    (test,) = found.tests
+    assert (test.a, test.b) == ("AT", "vanilla")
+    assert (test.n, test.only_a, test.only_b, test.p) == (16, expected.only_a, expected.only_b, expected.p)
+    assert f"Worst case against AT, sample by sample: vanilla p = {test.p:.2g}" in comparison_table(found).note
+    assert comparison([runs / "at"]).tests == ()
+
+
+FULLEST = [evaluation_name(make_suite(0.3, attacks=["fgsm"], estimators=["rga"]))]
+
+
+def test_folders_of_evaluations_are_found(runs):
+    inside = [runs / name / "attacks" / FULLEST[0] for name in ("at", "vanilla")]
+    assert evaluation_folders([runs / "at", runs / "vanilla"]) == inside
+    assert evaluation_folders(inside) == inside
+    other = evaluation_name(make_suite(0.1, attacks=["fgsm"], estimators=["rga"]))
+    assert evaluation_folders([runs / "at", inside[1]], other) == [runs / "at" / "attacks" / other, inside[1]]
+    with pytest.raises(ResultError, match="has no evaluation 'fgsm'; "):
+        evaluation_folders([runs / "at", runs / "vanilla"], "fgsm")
+    with pytest.raises(CheckpointError, match="no run at"):
+        evaluation_folders([runs / "at", runs / "nowhere"])
+
+
+def test_several_processes_take_a_device_each(monkeypatch):
+    for name, value in {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "x", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert device("auto") == torch.device("cuda", 1)
+    assert device("cpu") == torch.device("cpu")
+    assert taken == [torch.device("cuda", 1)]
 
 
 # --- tables

@@ -24,13 +24,18 @@ CURVE_EPS = (0.05, 0.1, 0.15, 0.2, 0.3)
 # A toy run that says nothing about robustness: it shows that the demo runs.
 QUICK: dict[str, Any] = {
     "train_limit": 64, "test_limit": 20, "epochs": 1, "time_steps": 2, "train_steps": 1,
-    "curve_eps": (0.1, 0.2), "curve_limit": 10,
+    "curve_eps": (0.1, 0.2), "curve_limit": 10, "doubts": 0,
 }  # fmt: skip
+
+
+def main_suite(eps: float | str) -> Suite:
+    """FGSM, R-FGSM and PGD-10 of Liu 2024, each under the four estimators: the columns of its Table 3."""
+    return liu2024(eps, steps=(10,), apgd_steps=0)
 
 
 def pgd_suite(eps: float) -> Suite:
     """Liu's PGD-10 under the four estimators, without the one-step attacks."""
-    whole = liu2024(eps)
+    whole = main_suite(eps)
     return Suite("PGD-10 of liu2024", whole.ball, tuple(a for a in whole.attacks if a.name == "PGD-10"))
 
 
@@ -41,11 +46,12 @@ def demo(
     eps: float | str | None = None,
     curve_eps: Sequence[float] = CURVE_EPS,
     curve_limit: int = 200,
+    doubts: int = 32,
     batch_size: int = 256,
     progress: bool = True,
     **settings: Any,
 ) -> Comparison:
-    """Train vanilla, AT, SR and SR* on digits, attack each with ``suites.liu2024``, and compare.
+    """Train vanilla, AT, SR and SR* on digits, attack each with one-step attacks and PGD-10 of Liu 2024, and compare.
 
     Writes one folder per network, ``results.json`` and ``report.html``; run again, it goes on where it was stopped.
 
@@ -55,6 +61,7 @@ def demo(
         eps: of the main evaluation; None: the recipe's.
         curve_eps: radii of the curve, PGD-10 under the four estimators.
         curve_limit: samples of the curve, stratified by class.
+        doubts: samples of the main evaluation of each network that are probed for gradient masking; 0: none.
         batch_size: samples attacked at a time.
         progress: show progress bars on a terminal.
         settings: other fields of :class:`robustspike.experiment.Experiment`, for all four networks.
@@ -65,21 +72,22 @@ def demo(
     out = Path(out)
     console = Console()
     experiments = [Experiment.of(data="digits", defence=name, seed=seed, **settings) for name in DEFENCES]
-    main = liu2024(default_eps("digits") if eps is None else eps)
+    main = main_suite(default_eps("digits") if eps is None else eps)
     options: dict[str, Any] = {"resume": True, "seed": seed, "batch_size": batch_size, "progress": progress}
     for number, experiment in enumerate(experiments, 1):
         console.print(Text(f"{number} of {len(DEFENCES)}: {experiment.defence}", style="bold"))
         run = out / experiment.defence
         train(experiment, run, resume=True, progress=progress)
-        attack(run, main, survivors_only=False, **options)
+        attack(run, main, survivors_only=False, doubts=doubts, **options)
+        limit = min(curve_limit, experiment.test_limit or curve_limit)
         for radius in curve_eps:
-            attack(run, pgd_suite(radius), limit=min(curve_limit, experiment.test_limit or curve_limit), **options)
+            attack(run, pgd_suite(radius), limit=limit, doubts=0, **options)
     found = comparison(
         [out / experiment.defence for experiment in experiments],
         evaluation=evaluation_name(main, seed=seed, survivors_only=False),
         notes=_notes(experiments[-1], curve_limit),
     )
-    found = found.model_copy(update={"notes": (verdict(found), *found.notes)})
+    found = found.model_copy(update={"notes": (f"{verdict(found)} {masking(found)}", *found.notes)})
     _write(found, out, console)
     return found
 
@@ -112,6 +120,19 @@ def verdict(found: Comparison) -> str:
         else "in each of these pairs the 95 % intervals lie apart"
     )
     return f"The order vanilla < SR, AT < SR* came out in worst-case accuracy (%): {figures}; {apart}."
+
+
+def masking(found: Comparison) -> str:
+    """Which checks for gradient masking failed, for which network, in one sentence."""
+    doubts = {network.name: network.summary.doubts for network in found.networks}
+    if any(one is None for one in doubts.values()):
+        return "Gradient masking was not checked for."
+    failed = [f"{name}: {', '.join(one.failed)}" for name, one in doubts.items() if one and one.failed]
+    if failed:
+        return (
+            f"Checks for gradient masking FAILED ({'; '.join(failed)}): the page says what they found and what to do."
+        )
+    return "No check for gradient masking failed."
 
 
 def _write(found: Comparison, out: Path, console: Console) -> None:

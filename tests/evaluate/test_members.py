@@ -63,7 +63,7 @@ class OnNegatives:
     ball: Linf = BALL
 
     @contextlib.contextmanager
-    def presented(self, model, x):
+    def presented(self, model, x, draws):
         model.negative = True
         try:
             yield 1 - x

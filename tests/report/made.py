@@ -2,7 +2,20 @@
 
 import numpy as np
 
-from robustspike.results import ATTEMPT_FIELDS, Comparison, Curve, Header, Member, Network, Outcome, rate
+from robustspike.results import (
+    ATTEMPT_FIELDS,
+    Checklist,
+    Comparison,
+    Curve,
+    Doubts,
+    Finding,
+    Header,
+    McNemar,
+    Member,
+    Network,
+    Outcome,
+    rate,
+)
 
 MEMBERS = tuple(
     Member(attack=attack, estimator=estimator, settings=f"{attack}({estimator}, steps=10)")
@@ -37,7 +50,7 @@ def outcome(seed=0, n=40, strength=0.5, clean=0.9, eps=0.1, survivors_only=False
         fooled = (hardness < reach).astype(float)
         rows = np.stack(
             [np.full(n, m), fooled, (labels + fooled) % 10, eps * (0.9 + 0.1 * draw.random(n)), np.full(n, 10.0),
-             np.zeros(n), np.zeros(n), np.zeros(n), draw.random(n) / 10], axis=1,
+             np.full(n, m), np.zeros(n), np.zeros(n), np.zeros(n), draw.random(n) / 10], axis=1,
         )  # fmt: skip
         attempts[standing, m] = rows[standing]
     made = header(n, eps, members, survivors_only=survivors_only, **changes)
@@ -48,6 +61,42 @@ def curve(label, strength, n=40, eps=(0.0, 0.05, 0.1, 0.15, 0.2)):
     """A falling ε-curve."""
     robust = tuple(rate(round(n * 0.95 * np.exp(-((e * strength * 12) ** 2))), n) for e in eps)
     return Curve(label=label, under="PGD-10 under RGA()", norm="Linf", eps=eps, robust=robust, seed=7)
+
+
+def doubts(*passed):
+    """Findings that passed, failed or did not apply, and a checklist of one estimator."""
+    findings = tuple(
+        Finding(
+            check=f"check {k}",
+            passed=p,
+            evidence=f"evidence {k} < 0.5",
+            remedy=f"remedy {k}.",
+            page=f"docs/doubts/p.md#{k}",
+        )
+        for k, p in enumerate(passed)
+    )
+    cells = (((True, "FGSM 3, PGD-10 9 of 32"), (False, "noise 7 & 2")),)
+    checklist = Checklist(estimators=("RGA",), items=("one-step ≤ iterative", "more ε"), cells=cells)
+    return Doubts(findings=findings, checklist=checklist, samples=32, seed=7, gradients=70, seconds=1.5, asked=32)
+
+
+def several_steps():
+    """Members whose steps differ and nothing else, under two estimators, and one with a caveat."""
+    return (
+        *(
+            Member(attack=f"PGD-{n}", estimator=e, settings=f"PGD(steps={n}, {e})", steps=n)
+            for n in (10, 20, 50)
+            for e in ("BPTT", "RGA")
+        ),
+        Member(attack="encoded PGD-7", estimator="BPTT", settings="x", caveat="it moves the code", steps=7),
+    )
+
+
+def paired(names, n=40):
+    """McNemar's test of the first and each other name."""
+    return tuple(
+        McNemar(a=names[0], b=name, n=n, both=9, only_a=k, only_b=7, p=0.25) for k, name in enumerate(names) if k
+    )
 
 
 def with_field(made, name, value, member=0):

@@ -12,9 +12,9 @@ class Element:
 
     tag: str
     attributes: dict
-    parents: tuple
-    parts: list = field(default_factory=list)
-    inside: list = field(default_factory=list)
+    parents: tuple = field(repr=False)
+    parts: list = field(default_factory=list, repr=False)
+    inside: list = field(default_factory=list, repr=False)
 
     @property
     def text(self):

@@ -15,8 +15,8 @@ from scipy import stats
 from tests.report import made
 from tests.report.page_reader import Page, squeezed
 
-from robustspike.report import figures, html_of, svg, words, write_curves, write_html
-from robustspike.results import Comparison, Curve, rate
+from robustspike.report import figures, html_of, lines, svg, words, write_curves, write_html
+from robustspike.results import ATTEMPT_FIELDS, Comparison, Curve, rate
 
 HOSTILE = """<script>alert(1)</script>"'&<b> $\\frac{1}$ 网络 _x\x01\n{{ 7 * 7 }} </style>"""
 
@@ -75,19 +75,20 @@ def test_each_members_row_equals_the_arrays(survivors_only):
         [(_, *rows, total)] = rows
         correct, a = outcome.clean == outcome.labels, outcome.attempts
         broke, tried = a[:, :, 1] == 1, ~np.isnan(a[:, :, 0])
+        gradients, queries, seconds = map(ATTEMPT_FIELDS.index, ("gradients", "queries", "seconds"))
         for m, row in enumerate(rows):
             at = a[tried[:, m], m]
             alone = text_of_rate(correct & ~broke[:, m]) if (tried[:, m] | ~correct).all() else "·"
             assert row == [
                 made.MEMBERS[m].attack, made.MEMBERS[m].estimator, str(tried[:, m].sum()), str(broke[:, m].sum()), alone,
-                text_of_rate(correct & ~broke[:, : m + 1].any(1)), str(int(at[:, 4].sum())), f"{at[:, 8].sum():.2f}",
-                f"{at[:, 3].max():.5f}", "0.0", "0.0",
+                text_of_rate(correct & ~broke[:, : m + 1].any(1)), str(int(at[:, gradients].sum())),
+                str(m * len(at)), f"{at[:, seconds].sum():.2f}", f"{at[:, 3].max():.5f}", "0.0", "0.0",
             ]  # fmt: skip
         assert len(rows) == 12
-        seconds = f"{np.nansum(a[:, :, 8]):.2f}"
         worst = text_of_rate(correct & ~broke.any(1))
-        gradients = str(int(np.nansum(a[:, :, 4])))
-        assert total == ["Worst case", "all of the above", "40", "", worst, "", gradients, seconds, "", "", ""]
+        spent = [str(int(np.nansum(a[:, :, field]))) for field in (gradients, queries)]
+        spent.append(f"{np.nansum(a[:, :, seconds]):.2f}")
+        assert total == ["Worst case", "all of the above", "40", "", worst, "", *spent, "", "", ""]
 
 
 def test_the_verdict_says_under_what(four):
@@ -109,7 +110,7 @@ def test_the_curve_table_and_the_alt_texts_equal_the_records(four):
     [rows] = [rows for caption, rows in page.tables() if "at each ε" in caption]
     assert rows[0] == ["Network", "n", "Seed", "0", "0.05", "0.1", "0.15", "0.2"]
     alts = [e.attributes["aria-label"] for e in page.all("svg")]
-    assert len(alts) == 4
+    assert len(alts) == 6
     for network, row in zip(comparison.networks, rows[1:], strict=True):
         assert row == [network.name, "40", "7", *map(str, network.curve.robust)]
         first, last = (f"{100 * network.curve.robust[k].value:.1f} % at ε = " for k in (0, -1))
@@ -263,7 +264,7 @@ def test_a_lead_that_the_samples_do_not_settle_is_called_unsettled():
 def test_one_network_without_curve():
     comparison, _ = made.comparison(1, with_curve=False)
     page = Page(html_of(comparison))
-    assert len(page.all("svg")) == 2
+    assert len(page.all("svg")) == 4
     assert "withstands most" not in page.elements[0].text
 
 
@@ -280,7 +281,7 @@ def test_twenty_networks():
     comparison, _ = made.comparison(20)
     page = Page(html_of(comparison))
     assert len(page.tables()[0][1]) == 21
-    assert len(page.all("details")) == 21
+    assert len(page.all("details")) == 22
     marks = {(i % 8, figures.MARKERS[i % len(figures.MARKERS)], str(figures.DASHES[i // 8 % 3])) for i in range(20)}
     assert len(marks) == 20
 
@@ -340,7 +341,7 @@ def test_labels_do_not_lie_upon_each_other():
     assert min(np.diff(ordered)) >= 5
 
 
-@pytest.mark.parametrize("module", [figures, words, svg])
+@pytest.mark.parametrize("module", [figures, lines, words, svg])
 def test_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.test_results import header, outcome, rows, tried
 
-from robustspike.results import Member, outcome_of, rate, row_of
+from robustspike.results import Member, ResultError, mcnemar, outcome_of, rate, row_of
 
 # The rows of test_results: sample 0 is misclassified; 1 falls to FGSM after 1 gradient and 2 forward passes; 2 falls to
 # the last member after 1 + 10 + 10 gradients and 6 passes; 3 stands.
@@ -27,7 +27,8 @@ def test_the_first_break_and_its_cost():
     assert (fgsm.first, fgsm.median_gradients, fgsm.gradients, fgsm.queries, fgsm.seconds) == (1, 1, 1, 2, 0.5)
     assert (pgd.first, pgd.median_gradients, pgd.gradients) == (0, None, 0)
     assert (rga.first, rga.median_gradients, rga.gradients, rga.queries, rga.seconds) == (1, 21, 21, 6, 1.5)
-    assert [row[2] for row in found.table().rows] == ["1", "0", "1"]
+    assert [row[:3] for row in found.table().rows] == [("FGSM", "BPTT", "1"), ("PGD-10", "RGA", "1")]
+    assert found.table().note.endswith("The other 1 broke no sample that earlier ones had left standing.")
     assert all(len(row) == len(found.table().columns) for row in found.table().rows)
 
 
@@ -53,6 +54,75 @@ def test_robust_accuracy_against_gradients():
     assert [r.value for r in with_queries.robust] == [0.75, 0.5, 0.5, 0.25]
     assert curve.table().rows[1] == ("1", str(rate(2, 4)))
     assert outcome().against_gradients().robust[-1].value == outcome().robust_accuracy
+
+
+def test_a_summary_has_the_curve_up_to_what_was_spent():
+    cost = outcome().summary().cost  # sample 3 cost 1 + 10 + 10 gradients and 6 passes
+    assert (cost.gradients, cost.with_queries) == ((1, 2, 5, 10, 20, 50), True)
+    assert [r.value for r in cost.robust] == [0.75, 0.75, 0.5, 0.5, 0.5, 0.25]
+    gradients_only = [
+        row | {"attempts": [a | {"queries": 0} for a in row["attempts"]]} for row in map(json.loads, rows())
+    ]
+    cost = outcome_of(header(), gradients_only).summary().cost
+    assert (cost.gradients, cost.with_queries) == ((1, 2, 5, 10, 20, 50), False)
+    assert [r.value for r in cost.robust] == [0.5, 0.5, 0.5, 0.5, 0.5, 0.25]
+    nothing = outcome_of(header(n=1), [json.loads(row_of(0, 0, 1, []))]).summary().cost
+    assert (nothing.gradients, nothing.robust[0].value) == ((1,), 0)
+
+
+def stepped(*members, broken, n=4):
+    """Sample 0 is misclassified; each other one meets every member (attack, estimator, settings, steps)."""
+    made = tuple(Member(attack=a, estimator=e, settings=s, steps=k) for a, e, s, k in members)
+    lines = [row_of(0, 0, 1, [])]
+    lines += [row_of(i, 1, 1, [tried(m, i in broken[m]) for m in range(len(made))]) for i in range(1, n)]
+    return outcome_of(header(n=n, members=()).model_copy(update={"members": made}), list(map(json.loads, lines)))
+
+
+def test_accuracy_against_steps():
+    o = stepped(
+        ("PGD-9", "BPTT", "PGD(steps=9, label='PGD-9', eps=0.1)", 9),
+        ("FGSM", "BPTT", "PGD(steps=1, label='FGSM', step_size=0.1)", 1),
+        ("PGD-3", "BPTT", "PGD(steps=3, label=None, eps=0.1)", 3),
+        ("PGD-3", "RGA", "PGD(steps=3, label=None, eps=0.1, estimator=RGA)", 3),
+        ("PGD-9", "RGA", "PGD(steps=9, label=None, eps=0.1, estimator=RGA)", 9),
+        ("Square", "–", "Square(queries=3)", None),
+        broken=[{1, 2}, set(), {1}, {2}, {2}, {3}],
+    )
+    found = o.against_steps()
+    assert (found.steps, found.label, found.seed) == ((3, 9), "net", 3)
+    assert [(row.attack, row.estimator) for row in found.rows] == [("PGD", "BPTT"), ("PGD", "RGA")]
+    assert [[r.value for r in row.accuracy] for row in found.rows] == [[0.5, 0.25], [0.5, 0.5]]
+    assert [r.value for r in found.worst] == [0.25, 0.25]
+    table = found.table()
+    assert table.columns == ("attack", "estimator", "3 steps", "9 steps")
+    assert table.rows[0] == ("PGD", "BPTT", str(rate(2, 4)), str(rate(1, 4)))
+    assert table.rows[-1] == ("worst case", "", str(rate(1, 4)), str(rate(1, 4)))
+    assert "mine, Linf ε = 0.1, n = 4, seed 3" in table.title
+    assert o.summary().steps == found
+
+
+def test_a_number_of_steps_that_one_attack_lacks_is_left_empty():
+    o = stepped(
+        *[(f"PGD-{k}", "BPTT", f"PGD(steps={k})", k) for k in (1, 5)],
+        *[(f"FAB-T, {k} steps", "BPTT", f"FAB(steps={k})", k) for k in (5, 20)],
+        broken=[set(), {1}, {2}, {1, 2, 3}],
+    )
+    found = o.against_steps()
+    assert [(row.attack, row.accuracy[0]) for row in found.rows] == [("PGD", rate(3, 4)), ("FAB-T", None)]
+    assert found.table().rows[1][2:] == ("", str(rate(2, 4)), str(rate(0, 4)))
+    assert found.worst == (rate(3, 4), rate(1, 4), rate(0, 4))
+
+
+def test_one_number_of_steps_or_survivors_only_make_no_curve():
+    assert outcome().against_steps() is None
+    one = stepped(("PGD-3", "BPTT", "PGD(steps=3)", 3), ("PGD-3", "RGA", "PGD(steps=3, RGA)", 3), broken=[{1}, {2}])
+    assert one.against_steps() is None
+    with_settings = [Member(attack=f"PGD-{k}", estimator="BPTT", settings=f"PGD(steps={k})", steps=k) for k in (3, 9)]
+    survivors = [row_of(0, 1, 1, [tried(0, True)]), row_of(1, 1, 1, [tried(0, False), tried(1, False)])]
+    few = outcome_of(
+        header(n=2, members=()).model_copy(update={"members": tuple(with_settings)}), list(map(json.loads, survivors))
+    )
+    assert few.against_steps() is None
 
 
 def test_the_table_of_estimators():
@@ -120,6 +190,9 @@ def test_where_every_member_has_a_caveat_there_is_no_worst_case():
     member = Member(attack="FGSM", estimator="BPTT", settings="…", caveat="why")
     o = outcome_of(header(n=1).model_copy(update={"members": (member,)}), [json.loads(row_of(0, 1, 1, []))])
     assert o.table().rows[-1][4] == "–"
+    assert (o.summary().cost, o.summary().has_worst_case) == (None, False)
+    with pytest.raises(ResultError, match="every attack of one has a caveat"):
+        mcnemar(o, o)
 
 
 # Cut short

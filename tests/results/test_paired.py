@@ -28,6 +28,7 @@ def test_the_exact_test(a, b, only_a, only_b, p):
     found = mcnemar(standing(a), standing(b))
     assert (found.n, found.only_a, found.only_b) == (len(a), only_a, only_b)
     assert found.p == pytest.approx(p, rel=1e-12)
+    assert found.both == sum(x == y == "+" for x, y in zip(a.ljust(len(b), "?"), b, strict=True))
     back = mcnemar(standing(b), standing(a))
     assert (back.only_a, back.only_b, back.p) == (only_b, only_a, pytest.approx(p))
 
@@ -39,6 +40,12 @@ def test_it_is_said_in_one_sentence():
         "(McNemar's exact test, two-sided)."
     )
     assert "only in the first and" in str(mcnemar(standing("+-"), standing("-+")))
+
+
+def test_the_four_counts():
+    table = mcnemar(standing("+++++--", model="AT"), standing("++-----", model="SR")).table()
+    assert table.columns == ("", "robust in SR under mine", "broken in SR under mine")
+    assert table.rows == (("robust in AT under mine", "2", "3"), ("broken in AT under mine", "0", "2"))
 
 
 @pytest.mark.parametrize(

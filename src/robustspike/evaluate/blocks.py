@@ -91,9 +91,7 @@ def _try(
     return attempt, torch.stack([column.double() for column in columns], 1)
 
 
-def _presented(
-    attack: Attack, model: nn.Module, x: Tensor, draws: Draws
-) -> contextlib.AbstractContextManager[Tensor]:
+def _presented(attack: Attack, model: nn.Module, x: Tensor, draws: Draws) -> contextlib.AbstractContextManager[Tensor]:
     """Within the block the model takes what the attack presents, around this centre: pixels, unless it says otherwise."""
     present = getattr(attack, "presented", None)
     return contextlib.nullcontext(x) if present is None else present(model, x, draws)

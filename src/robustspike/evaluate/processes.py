@@ -59,7 +59,7 @@ class Processes:
 @contextlib.contextmanager
 def launched() -> Iterator[Processes]:
     """The processes that ``torchrun`` started; an evaluation within an evaluation has one process to itself."""
-    if _inside.get() or not (dist.is_available() and (dist.is_initialized() or _environment())):
+    if _inside.get() or not (dist.is_available() and (dist.is_initialized() or several())):
         yield Processes()
         return
     token = _inside.set(True)
@@ -78,10 +78,26 @@ def launched() -> Iterator[Processes]:
             dist.destroy_process_group(group)
 
 
-def _environment() -> bool:
-    """Whether the environment names several processes and where they meet."""
+def several() -> bool:
+    """Whether the environment names several processes and where they meet, as that of ``torchrun`` does."""
     names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     return all(name in os.environ for name in names) and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def speaks() -> bool:
+    """Whether this process is the one that prints: process 0, or the only one."""
+    return not several() or int(os.environ["RANK"]) == 0
+
+
+def first_to_fail() -> bool:
+    """Whether no other process has failed before: the one that tells why. True for all where they cannot meet."""
+    if not several():
+        return True
+    try:
+        store, *_ = _meeting_point()
+        return bool(store.add(f"robustspike failures {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1) == 1)
+    except (RuntimeError, ValueError, OSError, ImportError):
+        return True
 
 
 @functools.cache

@@ -50,6 +50,7 @@ def member_of(attack: Attack) -> Member:
         settings=settings_text(attack),
         kind=getattr(attack, "kind", "white-box"),
         caveat=getattr(attack, "caveat", ""),
+        steps=getattr(attack, "steps", None),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from robustspike.results import (
     Comparison,
     Curve,
     Header,
+    McNemar,
     Network,
+    Outcome,
     Rate,
     ResultError,
     Summary,
     load_outcome,
+    mcnemar,
     read_header,
 )  # fmt: skip
 from robustspike.train import LOG
@@ -42,10 +46,48 @@ def run_folders(paths: Iterable[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def evaluations(run: Path) -> dict[str, Header]:
-    """The evaluations of a run, finished or not, by the names of their folders."""
-    folders = sorted(file.parent for file in (run / EVALUATIONS).glob(f"*/{HEADER_FILE}"))
-    return {folder.name: read_header(folder) for folder in folders}
+@dataclass(frozen=True)
+class Evaluations:
+    """The evaluations of a run, finished or not, by the names of their folders; ``unread``: those that cannot be read."""
+
+    headers: dict[str, Header]
+    unread: dict[str, ResultError]
+
+    @classmethod
+    def of(cls, run: Path) -> Evaluations:
+        """What is in the run's folder."""
+        headers, unread = {}, {}
+        for folder in sorted(file.parent for file in (run / EVALUATIONS).glob(f"*/{HEADER_FILE}")):
+            try:
+                headers[folder.name] = read_header(folder)
+            except ResultError as error:
+                unread[folder.name] = error
+        return cls(headers, unread)
+
+
+def evaluation_folders(paths: Sequence[str | Path], evaluation: str | None = None) -> list[Path]:
+    """The folders of evaluations: each path itself if it is one, else one inside the run that it is.
+
+    Args:
+        paths: folders of evaluations or of runs.
+        evaluation: the folder's name in each run's ``attacks``; None: as for :func:`comparison`.
+
+    Raises:
+        CheckpointError: if a folder is neither.
+        ResultError: if a run has no such evaluation.
+    """
+    folders = list(map(Path, paths))
+    runs = {folder: Evaluations.of(folder) for folder in folders if not (folder / HEADER_FILE).is_file()}
+    for run, found in runs.items():
+        read_experiment(run)
+        for error in found.unread.values():
+            if not found.headers:
+                raise error
+    name = evaluation or (_most_telling({run: found.headers for run, found in runs.items()}) if runs else "")
+    for run, found in runs.items():
+        if name not in found.headers:
+            raise found.unread.get(name) or _no_evaluation(run, name, found.headers)
+    return [folder / EVALUATIONS / name if folder in runs else folder for folder in folders]
 
 
 def comparison(
@@ -63,16 +105,24 @@ def comparison(
     Raises:
         CheckpointError: if there is no run.
         ResultError: if a named run lacks the evaluation or has not finished it, or the runs' data or attacks differ. A
-            run that was only found inside a folder is left out instead, with a note.
+            run that was only found inside a folder is left out instead, with a note; so is an evaluation that cannot be
+            read, as long as another network is left.
     """
     runs = run_folders(paths)
     named = {Path(path) for path in paths}
-    headers = {run: evaluations(run) for run in runs}
+    found = {run: Evaluations.of(run) for run in runs}
+    headers = {run: found[run].headers for run in runs}
+    problems = [f"Left out: {error}" for run in runs for error in found[run].unread.values()]
+    if problems and not any(headers.values()):
+        raise ResultError("; ".join(str(error) for run in runs for error in found[run].unread.values()))
     evaluation = evaluation or _most_telling(headers)
-    networks, problems = {}, []
+    networks, outcomes = {}, {}
     for run in runs:
+        if found[run].unread and evaluation not in headers[run]:
+            continue
         try:
-            networks[run] = _network(run, evaluation, headers[run])
+            outcomes[run] = _outcome(run, evaluation, headers[run])
+            networks[run] = _network(run, outcomes[run], headers[run])
         except ResultError as error:
             if run in named:
                 raise
@@ -84,11 +134,21 @@ def comparison(
     also = [f"Also evaluated, not in this table: {', '.join(others)}."] if others else []
     first = next(iter(networks.values())).summary.header
     models = list(dict.fromkeys(str(network.training["model"]) for network in networks.values()))
+    shown = _distinctly_named(networks)
     return Comparison(
         title=title or f"{', '.join(models)} on {first.data}",
-        networks=tuple(_distinctly_named(networks)),
+        networks=tuple(shown),
         notes=(*notes, *also, *problems),
+        tests=_against_first([network.name for network in shown], [outcomes[run] for run in networks]),
     )
+
+
+def _against_first(names: list[str], outcomes: list[Outcome]) -> tuple[McNemar, ...]:
+    """McNemar's test of the first network and each other one; none where no attack counts in the worst case."""
+    if not outcomes[0].counted.any():
+        return ()
+    found = zip(names[1:], outcomes[1:], strict=True)
+    return tuple(mcnemar(outcomes[0], o).model_copy(update={"a": names[0], "b": name}) for name, o in found)
 
 
 def _most_telling(headers: dict[Path, dict[str, Header]]) -> str:
@@ -101,12 +161,19 @@ def _most_telling(headers: dict[Path, dict[str, Header]]) -> str:
     return max(count, key=lambda name: (count[name], len(kinds[name].members), kinds[name].n, kinds[name].eps, name))
 
 
-def _network(run: Path, evaluation: str, headers: dict[str, Header]) -> Network:
+def _no_evaluation(run: Path, evaluation: str, headers: dict[str, Header]) -> ResultError:
+    hint = near(evaluation, headers) if headers else f"run `robustspike attack {run}` first"
+    return ResultError(f"{run} has no evaluation {evaluation!r}; {hint}")
+
+
+def _outcome(run: Path, evaluation: str, headers: dict[str, Header]) -> Outcome:
     if evaluation not in headers:
-        hint = near(evaluation, headers) if headers else f"run `robustspike attack {run}` first"
-        raise ResultError(f"{run} has no evaluation {evaluation!r}; {hint}")
-    experiment = read_experiment(run)
-    summary = load_outcome(run / EVALUATIONS / evaluation).summary()
+        raise _no_evaluation(run, evaluation, headers)
+    return load_outcome(run / EVALUATIONS / evaluation)
+
+
+def _network(run: Path, outcome: Outcome, headers: dict[str, Header]) -> Network:
+    experiment, summary = read_experiment(run), outcome.summary()
     name = make_objective(experiment).name
     return Network(
         name=name, training=_training(run, experiment), summary=summary, curve=_curve(run, name, summary, headers)
@@ -156,12 +223,16 @@ def _curve(run: Path, label: str, summary: Summary, headers: dict[str, Header]) 
             outcomes.append(load_outcome(run / EVALUATIONS / name).summary())
         except ResultError:
             continue  # not finished: a point less
-    if len(outcomes) < 2:
-        return None
-    header = outcomes[0].header
-    points: list[tuple[float, Rate]] = [(one.header.eps, one.robust) for one in outcomes]
+    return curve_of(label, outcomes) if len(outcomes) > 1 and outcomes[0].has_worst_case else None
+
+
+def curve_of(label: str, summaries: Sequence[Summary]) -> Curve:
+    """Evaluations that differ only in ε as one curve, from the accuracy without attack on."""
+    summaries = sorted(summaries, key=lambda one: one.header.eps)
+    header = summaries[0].header
+    points: list[tuple[float, Rate]] = [(one.header.eps, one.robust) for one in summaries]
     if points[0][0] > 0:
-        points.insert(0, (0.0, outcomes[0].clean))
+        points.insert(0, (0.0, summaries[0].clean))
     return Curve(
         label=label, under=f"{header.suite}, n = {header.n}", norm=header.norm, seed=header.seed,
         eps=tuple(eps for eps, _ in points), robust=tuple(robust for _, robust in points),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -17,10 +18,11 @@ from robustspike.checkpoints import CheckpointError, load_model, settings_text, 
 from robustspike.data import DataError, DataSet, load
 from robustspike.defences import DEFENCES, Objective
 from robustspike.evaluate import evaluate
+from robustspike.evaluate.processes import several
 from robustspike.experiment.names import chosen, parse_surrogate
 from robustspike.experiment.record import RECORD, Experiment, read_experiment
 from robustspike.models import MODELS, SNN
-from robustspike.results import Outcome
+from robustspike.results import Budget, Outcome
 from robustspike.train import BEST, STATE, WEIGHTS, Epoch, fit
 
 CHECKPOINTS = {"last": WEIGHTS, "best": BEST}
@@ -69,12 +71,17 @@ def make_objective(experiment: Experiment) -> Objective:
 
 
 def device(accelerator: str) -> torch.device:
-    """The device that Lightning Fabric picks for "auto", "cpu", "cuda", …
+    """The device that Lightning Fabric picks for "auto", "cpu", "cuda", …; under ``torchrun``, each process its own GPU.
 
     Raises:
         ValueError: if there is no such device here.
     """
+    index = int(os.environ.get("LOCAL_RANK", 0)) if several() else 0
     try:
+        if accelerator in ("auto", "cuda", "gpu") and index > 0 and torch.cuda.is_available():
+            own = torch.device("cuda", index % torch.cuda.device_count())
+            torch.cuda.set_device(own)
+            return own
         return Fabric(accelerator=accelerator, devices=1).device
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"accelerator {accelerator!r} cannot be used here ({error}); use auto or cpu") from None
@@ -130,30 +137,41 @@ def train(experiment: Experiment, out: str | Path, *, resume: bool = False, prog
 
 def evaluation_name(
     suite: Suite, split: str = "test", limit: int | None = None, checkpoint: str = "last", seed: int = 0,
-    survivors_only: bool = True,
+    survivors_only: bool = True, budget: Budget | None = None,
 ) -> str:  # fmt: skip
     """A folder name that tells evaluations apart: suite, norm, ε, and whatever is not the usual.
 
+    Attacks other than those of the published suite are named, the first three of them, with a hash of all settings.
+
     Example:
-        >>> evaluation_name(suites.liu2024("8/255", steps=(10, 50)), limit=100)
-        'liu2024-PGD-50-Linf-0.03137-n100'
+        >>> evaluation_name(suites.ding2022("8/255"), limit=100)
+        'ding2022-Linf-0.03137-n100'
+        >>> evaluation_name(suites.liu2024("8/255", steps=(20,)))[:15]
+        'liu2024-PGD-20-'
     """
     ball = suite.ball
-    names = dict.fromkeys(member.name for member in suite.attacks)
-    if suite.name in SUITES:
-        usual = {member.name for member in SUITES[suite.name](ball.eps).attacks}
-        more = [name for name in names if name not in usual]
-    if suite.name not in SUITES:
-        more = [hashlib.sha256(settings_text(suite.attacks).encode()).hexdigest()[:6]]
-    parts = [suite.name, *more, ball.norm, f"{ball.eps:.4g}"]
     unusual = {
         split: split != "test",
         f"n{limit}": limit is not None,
         checkpoint: checkpoint != "last",
         f"seed{seed}": seed != 0,
         "each": not survivors_only,
+        f"budget{budget.gradients if budget else None}": budget is not None and budget.gradients is not None,
     }
+    parts = [suite.name, *_changed(suite), ball.norm, f"{ball.eps:.4g}"]
     return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([*parts, *(name for name, shown in unusual.items() if shown)]))
+
+
+def _changed(suite: Suite) -> list[str]:
+    """In what a suite's attacks are not those of the published one of its name: nothing, or some names and a hash."""
+    usual = SUITES[suite.name](suite.ball).attacks if suite.name in SUITES else ()
+    if settings_text(suite.attacks) == settings_text(usual):
+        return []
+    known = {member.name for member in usual}
+    names = list(dict.fromkeys(member.name for member in suite.attacks))
+    shown = [name for name in names if name not in known] or names if usual else []
+    more = [f"{len(shown) - 3} more"] if len(shown) > 3 else []
+    return [*shown[:3], *more, hashlib.sha256(settings_text(suite.attacks).encode()).hexdigest()[:6]]
 
 
 def attack(
@@ -169,6 +187,8 @@ def attack(
     seed: int = 0,
     batch_size: int = 256,
     survivors_only: bool = True,
+    budget: Budget | None = None,
+    doubts: int = 32,
     accelerator: str = "auto",
     progress: bool = True,
 ) -> Outcome:
@@ -182,7 +202,7 @@ def attack(
         checkpoint: "last", or "best" by validation accuracy.
         data: where the data is now, if no longer where the record says.
         out: folder of the evaluation; None: ``run/attacks/<suite>-<norm>-<eps>``.
-        resume, seed, batch_size, survivors_only, progress: see :func:`robustspike.evaluate`.
+        resume, seed, batch_size, survivors_only, budget, doubts, progress: see :func:`robustspike.evaluate`.
         accelerator: "auto", "cpu", "cuda", …
 
     Raises:
@@ -200,9 +220,9 @@ def attack(
     samples = getattr(whole, split)
     if limit is not None and not of_test:
         samples = samples.subset(limit)
-    name = evaluation_name(suite, split, limit, checkpoint, seed, survivors_only)
+    name = evaluation_name(suite, split, limit, checkpoint, seed, survivors_only, budget)
     return evaluate(
         model, samples, suite, out=Path(run) / EVALUATIONS / name if out is None else out, resume=resume, seed=seed,
-        batch_size=batch_size, survivors_only=survivors_only, progress=progress,
+        batch_size=batch_size, survivors_only=survivors_only, budget=budget, doubts=doubts, progress=progress,
         model_name=f"{experiment.model} {make_objective(experiment).name}", data_name=f"{whole.name} {split}",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The figures of the page, as inline SVG."""
+"""The figures of the page, as inline SVG: how they look, and the bars."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from robustspike.report.colours import GRID, INK, MUTED, series
 from robustspike.report.svg import DPI, inline, plain_style
-from robustspike.report.words import is_pixel_fraction, norm_symbol, percent
-from robustspike.results import Curve, Network
+from robustspike.report.words import percent
+from robustspike.results import Network
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
@@ -86,117 +86,6 @@ def blank(
     return figure, axes
 
 
-def curves(networks: Sequence[Network], form: Format) -> Drawing:
-    """Robust accuracy against ε: a line with its 95 % band for each network that has a curve, labelled at its end."""
-    shown = [(i, network.curve) for i, network in enumerate(networks) if network.curve is not None]
-    names = short_names([networks[i].name for i, _ in shown], form.characters)
-    right = 34 + 7 * max(len(name) for name in names)
-    height = max(420 if form is WIDE else 340, LINE * len(shown) + 80)
-    with plain_style():
-        figure, axes = blank(form.width, height, 50, right, 50)
-        for i, curve in shown:
-            draw_curve(axes, i, curve, crowded=len(shown) > 6)
-        ends = [100 * curve.robust[-1].value for _, curve in ordered(shown)]
-        limit = max(max(curve.eps) for _, curve in shown) or 1.0
-        label_ends(
-            axes,
-            ordered(shown),
-            names,
-            spread(ends, LINE * 100 / (height - 62), 0, 100),
-            limit,
-            form.width - 50 - right,
-        )
-        axes.set(ylim=(0, 100), xlim=(0, limit))
-        axes.set_ylabel("robust accuracy in %", color=INK, fontsize=13)
-        axes.set_yticks(range(0, 101, 20))
-        axes.grid(axis="y", color=GRID, linewidth=1)
-        axes.set_axisbelow(True)
-        label_epsilon(axes, [curve for _, curve in shown], form)
-        alt = curves_in_words([(networks[i].name, curve) for i, curve in ordered(shown)])
-        return Drawing(inline(figure, f"curves-{form.name}", alt), alt)
-
-
-def ordered(shown: Sequence[tuple[int, Curve]]) -> list[tuple[int, Curve]]:
-    """The curves with their points from the smallest ε to the largest."""
-    result = []
-    for i, curve in shown:
-        points = sorted(range(len(curve.eps)), key=lambda k: curve.eps[k])
-        update = {"eps": tuple(curve.eps[k] for k in points), "robust": tuple(curve.robust[k] for k in points)}
-        result.append((i, curve.model_copy(update=update)))
-    return result
-
-
-def draw_curve(axes: Axes, i: int, curve: Curve, crowded: bool) -> None:
-    """One line with markers on its interval's band; a band fades where many lie upon each other."""
-    [(_, curve)] = ordered([(i, curve)])
-    low, high = [100 * r.low for r in curve.robust], [100 * r.high for r in curve.robust]
-    colour = series(i)
-    axes.fill_between(curve.eps, low, high, color=colour, alpha=0.06 if crowded else 0.16, linewidth=0)
-    if len(curve.eps) == 1:
-        axes.vlines(curve.eps, low, high, color=colour, linewidth=1.5)
-    axes.plot(
-        curve.eps,
-        [100 * r.value for r in curve.robust],
-        color=colour,
-        linewidth=2,
-        linestyle=DASHES[i // 8 % len(DASHES)],
-        marker=MARKERS[i % len(MARKERS)],
-        markersize=7,
-        markeredgewidth=0,
-        clip_on=False,
-        zorder=3,
-    )
-
-
-def label_ends(
-    axes: Axes,
-    shown: Sequence[tuple[int, Curve]],
-    names: Sequence[str],
-    heights: Sequence[float],
-    limit: float,
-    across: float,
-) -> None:
-    """Each network's marker and name beside the end of its line, joined by a thin line."""
-    pixel = limit / across
-    for (i, curve), name, y in zip(shown, names, heights, strict=True):
-        end = (curve.eps[-1], 100 * curve.robust[-1].value)
-        x = [end[0], limit + 16 * pixel]
-        axes.plot(x, [end[1], y], color=series(i), linewidth=0.8, alpha=0.6, clip_on=False)
-        marker = MARKERS[i % len(MARKERS)]
-        axes.plot(x[1], y, color=series(i), marker=marker, markersize=6, markeredgewidth=0, clip_on=False)
-        axes.text(x[1] + 8 * pixel, y, name, color=INK, fontsize=13, va="center_baseline")
-
-
-def label_epsilon(axes: Axes, shown: Sequence[Curve], form: Format) -> None:
-    """The axis of ε in pixel units: in 255ths where every ε is a whole number of them."""
-    norms = ", ".join(dict.fromkeys(norm_symbol(curve.norm) for curve in shown))
-    values = sorted({eps for curve in shown for eps in curve.eps})
-    fewest = 5 if form is NARROW else 10
-    in_levels = all(is_pixel_fraction(eps) or eps == 0 for eps in values) and all(c.norm == "Linf" for c in shown)
-    if in_levels and len(values) <= fewest:
-        axes.set_xticks(values, [f"{round(255 * eps)}/255" if eps else "0" for eps in values])
-    else:
-        axes.locator_params(axis="x", nbins=fewest - 1)
-        axes.xaxis.set_major_formatter("{x:.4g}")
-    unit = "pixel units" if form is NARROW else "pixel units (1 is a pixel's whole range)"
-    axes.set_xlabel(f"{norms} radius ε in {unit}", color=INK, fontsize=13)
-
-
-def curves_in_words(shown: Sequence[tuple[str, Curve]]) -> str:
-    """What the curves show, for readers who do not see them."""
-    parts = []
-    for name, curve in shown:
-        points = (0, -1) if len(curve.eps) > 1 else (0,)
-        ends = [f"{percent(curve.robust[k].value)} % at ε = {curve.eps[k]:.4g}" for k in points]
-        parts.append(f"{name}: {', falling to '.join(ends) if falls(curve) else ', then '.join(ends)}")
-    return f"Line chart of robust accuracy against ε with 95 % bands. {'; '.join(parts)}."
-
-
-def falls(curve: Curve) -> bool:
-    """Whether the last point lies below the first."""
-    return curve.robust[-1].value < curve.robust[0].value
-
-
 def bars(networks: Sequence[Network], form: Format) -> Drawing:
     """The worst case of each network as a bar with its 95 % interval, and a tick where its clean accuracy lies."""
     names = short_names([network.name for network in networks], form.characters)
@@ -209,13 +98,15 @@ def bars(networks: Sequence[Network], form: Format) -> Drawing:
         axes.set_axisbelow(True)
         for i, network in enumerate(networks):
             clean, robust = network.summary.clean, network.summary.robust
-            axes.barh(i, 100 * robust.value, height=0.56, color=series(i), alpha=0.8, linewidth=0)
-            axes.hlines(i, 100 * robust.low, 100 * robust.high, color=INK, linewidth=1.5)
-            axes.vlines([100 * robust.low, 100 * robust.high], i - 0.12, i + 0.12, color=INK, linewidth=1.5)
             axes.plot([100 * clean.value] * 2, [i - 0.36, i + 0.36], color=series(i), linewidth=2.5, clip_on=False)
+            if network.summary.has_worst_case:
+                axes.barh(i, 100 * robust.value, height=0.56, color=series(i), alpha=0.8, linewidth=0)
+                axes.hlines(i, 100 * robust.low, 100 * robust.high, color=INK, linewidth=1.5)
+                axes.vlines([100 * robust.low, 100 * robust.high], i - 0.12, i + 0.12, color=INK, linewidth=1.5)
             axes.annotate(
-                f"{percent(robust.value)} %", (1, i), xytext=(10, 0), xycoords=("axes fraction", "data"),
-                textcoords="offset points", color=INK, fontsize=13, va="center_baseline",
+                f"{percent(robust.value)} %" if network.summary.has_worst_case else "–", (1, i), xytext=(10, 0),
+                xycoords=("axes fraction", "data"), textcoords="offset points", color=INK, fontsize=13,
+                va="center_baseline",
             )  # fmt: skip
         axes.set_yticks(range(len(networks)), names)
         axes.set_xticks(range(0, 101, 20))
@@ -229,6 +120,8 @@ def bars_in_words(networks: Sequence[Network]) -> str:
     parts = [
         f"{network.name}: {percent(s.robust.value)} % (95 % interval {percent(s.robust.low)} to "
         f"{percent(s.robust.high)}), clean {percent(s.clean.value)} %"
+        if s.has_worst_case
+        else f"{network.name}: no worst case, clean {percent(s.clean.value)} %"
         for network in networks
         for s in [network.summary]
     ]

@@ -13,19 +13,22 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from robustspike.report.colours import DARK, LIGHT
-from robustspike.report.figures import NARROW, WIDE, Drawing, bars, curves
+from robustspike.report.figures import NARROW, WIDE, Drawing, bars
+from robustspike.report.lines import costs, curves, steps
 from robustspike.report.svg import standalone
 from robustspike.report.words import (
+    applied,
     conditions,
     differences,
     doubts_of,
     epsilon,
+    failed_first,
     is_suspect,
     norm_symbol,
     percent,
     ranking,
 )
-from robustspike.results import Comparison, Curve, Network, Rate
+from robustspike.results import MARKS, Comparison, Network, Rate, caveats, marked
 
 
 @dataclass(frozen=True)
@@ -56,27 +59,49 @@ def evaluation_settings(network: Network) -> list[Setting]:
 def attacks_of(comparison: Comparison) -> list[str]:
     """The attacks of all networks in the order in which they ran."""
     summaries = [network.summary for network in comparison.networks]
-    ran = [member.attack for summary in summaries for member in summary.header.members]
+    ran = [marked(member.attack, member.caveat) for summary in summaries for member in summary.header.members]
     return list(dict.fromkeys([*ran, *(name for summary in summaries for name in summary.by_attack)]))
 
 
-def radii_of(comparison: Comparison) -> list[float]:
-    """Every ε at which some curve has a point, from the smallest."""
-    return sorted({eps for network in comparison.networks if network.curve for eps in network.curve.eps})
+@dataclass(frozen=True)
+class Series:
+    """One line of a table beside a chart: the figures of a network at some values, and the chart's seed."""
+
+    name: str
+    seed: int
+    at: dict[float, Rate]
+
+    @property
+    def n(self) -> str:
+        return ", ".join(dict.fromkeys(str(one.n) for one in self.at.values()))
 
 
-def point(curve: Curve, eps: float) -> Rate | None:
-    """The curve's figure at ε, if it has one."""
-    return dict(zip(curve.eps, curve.robust, strict=True)).get(eps)
+def series_of(comparison: Comparison) -> dict[str, list[Series]]:
+    """The figures behind the charts of one line per network."""
+    curves = [(n.name, n.curve) for n in comparison.networks if n.curve]
+    spent = [(n.name, n.summary.cost) for n in comparison.networks if n.summary.cost]
+    return {
+        "curves": [Series(name, c.seed, dict(zip(c.eps, c.robust, strict=True))) for name, c in curves],
+        "costs": [Series(name, c.seed, dict(zip(c.gradients, c.robust, strict=True))) for name, c in spent],
+    }
+
+
+def values_of(series: list[Series]) -> list[float]:
+    """Every value at which some line has a point, from the smallest."""
+    return sorted({value for one in series for value in one.at})
 
 
 def drawn(comparison: Comparison) -> dict[str, tuple[Drawing, Drawing] | None]:
-    """Each figure for a wide and for a narrow screen; no curves where no network has one."""
-    networks = comparison.networks
-    has_curve = any(network.curve for network in networks)
+    """Each figure for a wide and for a narrow screen; None where no network has what it shows."""
+    networks, summaries = comparison.networks, [network.summary for network in comparison.networks]
+    shown = {
+        "bars": (bars, True),
+        "curves": (curves, any(network.curve for network in networks)),
+        "costs": (costs, any(s.cost and len(s.cost.gradients) > 1 for s in summaries)),
+        "steps": (steps, any(s.steps for s in summaries)),
+    }
     return {
-        "curves": (curves(networks, WIDE), curves(networks, NARROW)) if has_curve else None,
-        "bars": (bars(networks, WIDE), bars(networks, NARROW)),
+        name: (draw(networks, WIDE), draw(networks, NARROW)) if there else None for name, (draw, there) in shown.items()
     }
 
 
@@ -121,8 +146,13 @@ def html_of(comparison: Comparison) -> str:
             training=[list(flat(network.training)) for network in comparison.networks],
             figures=drawn(comparison),
             colours=list(zip(LIGHT, DARK, strict=True)),
-            radii=radii_of(comparison),
-            point=point,
+            series=series_of(comparison),
+            values_of=values_of,
+            caveats=list(dict.fromkeys(text for header in headers for text in caveats(header.members))),
+            applied=applied,
+            failed_first=failed_first,
+            marks=MARKS,
+            marked=marked,
             span=span,
             is_suspect=is_suspect,
         )

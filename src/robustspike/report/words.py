@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustspike.results import Header, MemberSummary, Network
+from robustspike.results import Doubts, Finding, Header, MemberSummary, Network
 
 SUSPICIOUS_SHARE = 0.05
 STILL = (
@@ -48,7 +48,8 @@ def conditions(header: Header) -> str:
     count = len(header.members)
     attacks = "1 attack" if count == 1 else f"{count} attacks"
     ball = f"{norm_symbol(header.norm)} ε = {epsilon(header.eps, header.norm)}"
-    return f"suite {header.suite} ({attacks}), {ball}, n = {header.n}, seed {header.seed}"
+    budget = "" if header.budget is None else f", at most {header.budget} evaluations per sample"
+    return f"suite {header.suite} ({attacks}), {ball}, n = {header.n}, seed {header.seed}{budget}"
 
 
 def differences(headers: Sequence[Header]) -> list[str]:
@@ -61,6 +62,7 @@ def differences(headers: Sequence[Header]) -> list[str]:
         "seed": lambda h: h.seed,
         "data": lambda h: h.data_fingerprint,
         "attacks": lambda h: [(m.attack, m.estimator) for m in h.members],
+        "budget": lambda h: h.budget,
     }
     return [name for name, of in compared.items() if any(of(h) != of(headers[0]) for h in headers)]
 
@@ -68,6 +70,8 @@ def differences(headers: Sequence[Header]) -> list[str]:
 def ranking(networks: Sequence[Network]) -> str:
     """Which network withstands most, and whether these samples settle it; empty where nothing can be ranked."""
     if len(networks) < 2 or differences([network.summary.header for network in networks]):
+        return ""
+    if not networks[0].summary.has_worst_case:
         return ""
     first, second = sorted(networks, key=lambda network: -network.summary.robust.value)[:2]
     a, b = first.summary.robust, second.summary.robust
@@ -87,6 +91,17 @@ class Doubt:
     evidence: str
     members: list[str]
     remedy: str
+
+
+def applied(doubts: Doubts) -> int:
+    """How many of the checks for gradient masking could be applied."""
+    return sum(finding.passed is not None for finding in doubts.findings)
+
+
+def failed_first(doubts: Doubts) -> list[Finding]:
+    """The findings: failed ones, passed ones, those not applicable."""
+    order = {False: 0, True: 1, None: 2}
+    return sorted(doubts.findings, key=lambda finding: order[finding.passed])
 
 
 def name_of(member: MemberSummary) -> str:

@@ -6,7 +6,8 @@ runs can be compared sample by sample.
 """
 
 from robustspike.results.budgets import Budget, parse_budget
-from robustspike.results.costs import Breaks, Broken, CostCurve
+from robustspike.results.costs import Breaks, Broken
+from robustspike.results.curves import CostCurve, Curve, StepsCurve, StepsRow
 from robustspike.results.files import (
     DOUBTS_FILE,
     HEADER_FILE,
@@ -19,19 +20,19 @@ from robustspike.results.files import (
     read_rows,
     row_of,
 )
-from robustspike.results.findings import Checklist, Doubts, Finding, doubts_sentence
+from robustspike.results.findings import MARKS, Checklist, Doubts, Finding, doubts_sentence
 from robustspike.results.outcome import ATTEMPT_FIELDS, Outcome
 from robustspike.results.paired import McNemar, mcnemar
 from robustspike.results.rates import Rate, Record, ResultError, rate
 from robustspike.results.records import (
     FORMAT,
     Comparison,
-    Curve,
     Header,
     Member,
     MemberSummary,
     Network,
     Summary,
+    caveats,
     comparison_table,
     marked,
     under,
@@ -39,9 +40,9 @@ from robustspike.results.records import (
 from robustspike.results.tables import Table
 
 __all__ = [
-    "ATTEMPT_FIELDS", "DOUBTS_FILE", "FORMAT", "HEADER_FILE", "ROWS_FILE", "Breaks", "Broken", "Budget", "Checklist",
-    "Comparison", "CostCurve", "Curve", "Doubts", "Finding", "Header", "McNemar", "Member", "MemberSummary", "Network",
-    "Outcome", "Rate", "Record", "ResultError", "Summary", "Table", "comparison_table", "doubts_sentence", "load_outcome",
-    "marked", "mcnemar", "outcome_of", "parse_budget", "rank_files", "rate", "read_doubts", "read_header", "read_rows",
-    "row_of", "under",
+    "ATTEMPT_FIELDS", "DOUBTS_FILE", "FORMAT", "HEADER_FILE", "MARKS", "ROWS_FILE", "Breaks", "Broken", "Budget",
+    "Checklist", "Comparison", "CostCurve", "Curve", "Doubts", "Finding", "Header", "McNemar", "Member", "MemberSummary",
+    "Network", "Outcome", "Rate", "Record", "ResultError", "StepsCurve", "StepsRow", "Summary", "Table", "caveats",
+    "comparison_table", "doubts_sentence", "load_outcome", "marked", "mcnemar", "outcome_of", "parse_budget",
+    "rank_files", "rate", "read_doubts", "read_header", "read_rows", "row_of", "under",
 ]  # fmt: skip

@@ -1,15 +1,17 @@
-"""What it took to break the samples: first breaks, and robust accuracy against gradient evaluations."""
+"""What it took to break the samples: first breaks, robust accuracy against gradient evaluations and against steps."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustspike.results.curves import CostCurve, StepsCurve, StepsRow
 from robustspike.results.rates import Rate, Record, rate
-from robustspike.results.records import marked, under
+from robustspike.results.records import Member, marked, under
 from robustspike.results.tables import Table
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class Breaks(Record):
     standing: int
 
     def table(self) -> Table:
-        """One row per member."""
+        """One row per member that broke a sample first."""
         rows = [
             (
                 one.attack, one.estimator, str(one.first), str(one.later_restart),
@@ -58,7 +60,10 @@ class Breaks(Record):
                 str(one.gradients), str(one.queries), f"{one.seconds:.1f}",
             )
             for one in self.members
+            if one.first
         ]  # fmt: skip
+        idle = len(self.members) - len(rows)
+        others = f" The other {idle} broke no sample that earlier ones had left standing." if idle else ""
         return Table(
             title=f"First breaks, of {self.n} samples: {self.misclassified} misclassified without attack, "
             f"{self.standing} standing",
@@ -67,36 +72,8 @@ class Breaks(Record):
                 "seconds",
             ),
             rows=tuple(rows),
-            note="Spent on these samples by this attack and all earlier ones.",
+            note=f"Spent on these samples by this attack and all earlier ones.{others}",
         )  # fmt: skip
-
-
-class CostCurve(Record):
-    """Robust accuracy of one network against gradient evaluations per sample.
-
-    Attributes:
-        gradients: the budgets b.
-        robust: a sample counts as broken at b if it was broken having spent at most b.
-        with_queries: whether forward passes without gradient count as well.
-    """
-
-    label: str
-    under: str
-    gradients: tuple[int, ...]
-    robust: tuple[Rate, ...]
-    with_queries: bool
-    seed: int
-
-    def table(self) -> Table:
-        """One row per budget."""
-        rows = [(str(b), str(r)) for b, r in zip(self.gradients, self.robust, strict=True)]
-        counted = "Forward passes without gradient count as well." if self.with_queries else "Only gradients count."
-        return Table(
-            title=f"{self.label}: robust accuracy in % [95 % interval] under {self.under}",
-            columns=("gradients per sample", "robust"),
-            rows=tuple(rows),
-            note=f"Had the evaluation stopped after so many gradient evaluations per sample. {counted}",
-        )
 
 
 def until_broken(outcome: Outcome, name: str) -> NDArray[np.float64]:
@@ -142,6 +119,48 @@ def against_gradients(outcome: Outcome, budgets: Sequence[int], with_queries: bo
         label=outcome.header.model, under=under(outcome.header, n), gradients=tuple(budgets), robust=tuple(robust),
         with_queries=with_queries, seed=outcome.header.seed,
     )  # fmt: skip
+
+
+def spending(outcome: Outcome) -> CostCurve:
+    """Robust accuracy at 1, 2, 5, 10, 20, … evaluations per sample, up to what was spent; queries count if there are any."""
+    with_queries = bool(np.nansum(outcome.field("queries")) > 0)
+    most = until_broken(outcome, "gradients") + (until_broken(outcome, "queries") if with_queries else 0)
+    budgets = [1]
+    while budgets[-1] < most.max():
+        budgets.append(budgets[-1] * (5 if str(budgets[-1])[0] == "2" else 4) // 2)
+    return against_gradients(outcome, budgets, with_queries)
+
+
+def _family(member: Member) -> tuple[str, str, str]:
+    """Attack, estimator and settings of a member without its number of steps."""
+    settings = re.sub(r"\b(steps=\d+|label=('[^']*'|None))", "", member.settings)
+    attack = re.sub(rf"-{member.steps}\b|, {member.steps} steps", "", member.attack, count=1)
+    return attack, member.estimator, settings
+
+
+def against_steps(outcome: Outcome) -> StepsCurve | None:
+    """See :meth:`Outcome.against_steps`."""
+    families: dict[tuple[str, str, str], dict[int, int]] = {}
+    for m, member in enumerate(outcome.header.members):
+        if member.steps is not None and not member.caveat and outcome.accuracy_under([m]) is not None:
+            families.setdefault(_family(member), {})[member.steps] = m
+    families = {family: found for family, found in families.items() if len(found) > 1}
+    if not families:
+        return None
+    steps = sorted({n for found in families.values() for n in found})
+    rows = [
+        StepsRow(attack=attack, estimator=estimator, accuracy=tuple(_alone(outcome, found.get(n)) for n in steps))
+        for (attack, estimator, _), found in families.items()
+    ]
+    worst = [outcome.accuracy_under([found[n] for found in families.values() if n in found]) for n in steps]
+    return StepsCurve(
+        label=outcome.header.model, under=under(outcome.header, len(outcome.samples)), steps=tuple(steps),
+        rows=tuple(rows), worst=tuple(r for r in worst if r is not None), seed=outcome.header.seed,
+    )  # fmt: skip
+
+
+def _alone(outcome: Outcome, member: int | None) -> Rate | None:
+    return None if member is None else outcome.accuracy_under([member])
 
 
 def by_estimator(outcome: Outcome) -> Table:

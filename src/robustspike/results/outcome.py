@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustspike.results import costs
+from robustspike.results.curves import CostCurve, StepsCurve
 from robustspike.results.findings import Doubts, doubts_sentence
 from robustspike.results.rates import Rate, rate
 from robustspike.results.records import Header, MemberSummary, Summary, caveats, marked, under, worst_case
@@ -124,7 +125,7 @@ class Outcome:
 
     def against_gradients(
         self, budgets: Sequence[int] = (10, 20, 50, 100, 300, 1000, 3000, 10_000), *, with_queries: bool = False
-    ) -> costs.CostCurve:
+    ) -> CostCurve:
         """Robust accuracy, had the evaluation stopped after so many gradient evaluations per sample.
 
         Args:
@@ -138,6 +139,18 @@ class Outcome:
             True
         """
         return costs.against_gradients(self, budgets, with_queries)
+
+    def against_steps(self) -> StepsCurve | None:
+        """Accuracy against the number of steps, for attacks that were run with several on every sample; None without any.
+
+        Example:
+            >>> model, images = digits_cnn(time_steps=2), load("digits").test.subset(4)
+            >>> members = [PGD(Linf(0.1), steps) for steps in (1, 2)]
+            >>> outcome = rs.evaluate(model, images, members, survivors_only=False, doubts=0, progress=False)
+            >>> outcome.against_steps().steps
+            (1, 2)
+        """
+        return costs.against_steps(self)
 
     def by_estimator(self) -> Table:
         """Rows are attacks, columns estimators, cells the accuracy under that member alone; last, the worst case of each.
@@ -177,6 +190,8 @@ class Outcome:
             seconds=float(np.nansum(self.field("seconds"))),
             cut=int(self.cut.sum()),
             doubts=self.doubts,
+            cost=costs.spending(self) if self.counted.any() else None,
+            steps=self.against_steps(),
         )
 
     def _member(self, m: int) -> MemberSummary:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy import stats
 
-from robustspike.results.outcome import Outcome
 from robustspike.results.rates import Record, ResultError
+from robustspike.results.tables import Table
+
+if TYPE_CHECKING:
+    from robustspike.results.outcome import Outcome
 
 
 class McNemar(Record):
@@ -15,6 +20,7 @@ class McNemar(Record):
     Attributes:
         a, b: what was evaluated.
         n: samples.
+        both: how many were robust in both.
         only_a, only_b: how many were robust in one of the two only.
         p: two-sided; how likely so uneven a split of these is, were both equally robust.
     """
@@ -22,6 +28,7 @@ class McNemar(Record):
     a: str
     b: str
     n: int
+    both: int
     only_a: int
     only_b: int
     p: float
@@ -32,6 +39,18 @@ class McNemar(Record):
             f"p = {self.p:.2g} (McNemar's exact test, two-sided)."
         )
 
+    def table(self) -> Table:
+        """The four counts: rows for a, columns for b."""
+        neither = self.n - self.both - self.only_a - self.only_b
+        return Table(
+            title=f"Samples, n = {self.n}",
+            columns=("", f"robust in {self.b}", f"broken in {self.b}"),
+            rows=(
+                (f"robust in {self.a}", str(self.both), str(self.only_a)),
+                (f"broken in {self.a}", str(self.only_b), str(neither)),
+            ),
+        )
+
 
 def mcnemar(a: Outcome, b: Outcome) -> McNemar:
     """Whether two evaluations of the same samples differ in robust accuracy by more than chance.
@@ -40,7 +59,7 @@ def mcnemar(a: Outcome, b: Outcome) -> McNemar:
     1947, the exact form). The two may be of different models, attacks or seeds.
 
     Raises:
-        ResultError: if samples, labels or data differ, or one is not finished.
+        ResultError: if samples, labels or data differ, or one has no attack that counts in the worst case.
 
     Example:
         >>> model, images = digits_cnn(time_steps=2), load("digits").test.subset(4)
@@ -49,12 +68,20 @@ def mcnemar(a: Outcome, b: Outcome) -> McNemar:
         1.0
     """
     _check_same_samples(a, b)
+    if not (a.counted.any() and b.counted.any()):
+        raise ResultError(
+            "McNemar's test needs a worst case in both evaluations, but every attack of one has a caveat; evaluate with "
+            "attacks that count, such as the suite standard"
+        )
     only_a, only_b = int((a.robust & ~b.robust).sum()), int((b.robust & ~a.robust).sum())
     p = stats.binomtest(only_a, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
     names = [f"{o.header.model} under {o.header.suite}" for o in (a, b)]
     if names[0] == names[1]:
         names = ["the first", "the second"]
-    return McNemar(a=names[0], b=names[1], n=len(a.samples), only_a=only_a, only_b=only_b, p=float(p))
+    return McNemar(
+        a=names[0], b=names[1], n=len(a.samples), both=int((a.robust & b.robust).sum()), only_a=only_a, only_b=only_b,
+        p=float(p),
+    )  # fmt: skip
 
 
 def _check_same_samples(a: Outcome, b: Outcome) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from robustspike.results.curves import CostCurve, Curve, StepsCurve
 from robustspike.results.findings import Doubts, doubts_sentence
+from robustspike.results.paired import McNemar
 from robustspike.results.rates import Rate, Record
 from robustspike.results.tables import Table
 
@@ -17,6 +19,7 @@ class Member(Record):
     Attributes:
         kind: "one-step", "white-box", "black-box" or "noise".
         caveat: why its figure is no sound robustness figure; a member with one counts in no worst case and is marked †.
+        steps: gradient steps of the attack; None where it has no such number.
     """
 
     attack: str
@@ -24,6 +27,7 @@ class Member(Record):
     settings: str
     kind: str = "white-box"
     caveat: str = ""
+    steps: int | None = None
 
 
 def marked(attack: str, caveat: object) -> str:
@@ -77,7 +81,13 @@ class MemberSummary(Record):
 
 
 class Summary(Record):
-    """The figures of one evaluation without its rows; ``cut``: standing samples that did not meet every attack."""
+    """The figures of one evaluation without its rows.
+
+    Attributes:
+        cut: standing samples that did not meet every attack.
+        cost: robust accuracy against what was spent; None where every attack has a caveat.
+        steps: accuracy against the steps of an attack; None where none was run with several numbers of steps.
+    """
 
     header: Header
     clean: Rate
@@ -89,17 +99,13 @@ class Summary(Record):
     seconds: float
     cut: int = 0
     doubts: Doubts | None = None
+    cost: CostCurve | None = None
+    steps: StepsCurve | None = None
 
-
-class Curve(Record):
-    """Robust accuracy of one network against ε, everything else held."""
-
-    label: str
-    under: str
-    norm: str
-    eps: tuple[float, ...]
-    robust: tuple[Rate, ...]
-    seed: int
+    @property
+    def has_worst_case(self) -> bool:
+        """Whether some attack counts in the worst case: not all have a caveat."""
+        return not all(member.caveat for member in self.header.members)
 
 
 class Network(Record):
@@ -112,11 +118,12 @@ class Network(Record):
 
 
 class Comparison(Record):
-    """Several networks under the same attacks."""
+    """Several networks under the same attacks; ``tests``: the first against each other one, sample by sample."""
 
     title: str
     networks: tuple[Network, ...]
     notes: tuple[str, ...] = ()
+    tests: tuple[McNemar, ...] = ()
 
 
 def under(header: Header, n: int | None = None) -> str:
@@ -135,7 +142,18 @@ def caveats(members: tuple[Member, ...]) -> list[str]:
 
 def worst_case(summary: Summary) -> str:
     """The worst case as printed: a dash where every attack has a caveat."""
-    return "–" if all(member.caveat for member in summary.header.members) else str(summary.robust)
+    return str(summary.robust) if summary.has_worst_case else "–"
+
+
+def tested(tests: tuple[McNemar, ...]) -> list[str]:
+    """What tests of several networks against the same one found, as one sentence; nothing where there are none."""
+    if not tests:
+        return []
+    found = "; ".join(f"{one.b} p = {one.p:.2g} ({one.only_a} and {one.only_b})" for one in tests)
+    return [
+        f"Worst case against {tests[0].a}, sample by sample: {found} (McNemar's exact test, two-sided, uncorrected; in "
+        f"brackets the samples robust only in {tests[0].a} and only in the other)."
+    ]
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -152,6 +170,7 @@ def comparison_table(comparison: Comparison) -> Table:
     notes = [
         "Each attack: robust only if it fails under every estimator. Every accuracy under attack is an upper bound.",
         *caveats(first.header.members),
+        *tested(comparison.tests),
         f"Doubts: {' '.join(named)}",
     ]
     return Table(

@@ -1,0 +1,202 @@
+"""robustspike attack: what is run, and what is said of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from torch import nn
+
+from robustspike.attacks import LOSSES, Suite
+from robustspike.cli.flags import Config, Out, Progress, Resume, number, whole_numbers
+from robustspike.cli.sentences import say, say_table
+from robustspike.experiment import attack as attack_run
+from robustspike.experiment import curve_of, default_eps, evaluation_name, make_suite, read_experiment, sources
+from robustspike.results import Doubts, Outcome, parse_budget
+
+SUITE = "Suites and attacks"
+Run = Annotated[Path, typer.Argument(help="Folder of a training run.", show_default=False)]
+SuiteName = Annotated[
+    str, typer.Option(help="Published set of attacks; see `robustspike list suites`.", rich_help_panel=SUITE)
+]
+Attacks = Annotated[
+    list[str] | None,
+    typer.Option(help="Single attacks in place of a suite; see `robustspike list attacks`; repeatable.",
+                 rich_help_panel=SUITE),
+]  # fmt: skip
+Estimators = Annotated[
+    list[str] | None,
+    typer.Option(help="rga, bptt, bptt:arctan:2, …; repeatable. For single attacks, and for autoattack.",
+                 rich_help_panel=SUITE),
+]  # fmt: skip
+Radii = Annotated[
+    str | None,
+    typer.Option(help="Radius in pixel units, such as 8/255; with commas, one evaluation each and a curve.",
+                 show_default="recipe", rich_help_panel=SUITE),
+]  # fmt: skip
+Norm = Annotated[str, typer.Option(help="Linf or L2.", rich_help_panel=SUITE)]
+Steps = Annotated[
+    str | None,
+    typer.Option(help="Gradient steps; for single attacks and liu2024 such as 10,30,50: one attack for each.",
+                 rich_help_panel=SUITE),
+]  # fmt: skip
+StepSize = Annotated[str | None, typer.Option(help="For single attacks; default 2.5·ε/steps.", rich_help_panel=SUITE)]
+Restarts = Annotated[
+    int | None, typer.Option(min=1, help="For single attacks: random restarts.", rich_help_panel=SUITE)
+]
+Samples = Annotated[
+    int | None, typer.Option(min=1, help="For single attacks: draws averaged per gradient.", rich_help_panel=SUITE)
+]
+LossName = Annotated[str | None, typer.Option(help=f"For single attacks: {', '.join(LOSSES)}.", rich_help_panel=SUITE)]
+Targets = Annotated[
+    int | None,
+    typer.Option(min=0, help="For single attacks (apgd, sapgd, fab): so many other classes.", rich_help_panel=SUITE),
+]
+Queries = Annotated[
+    int | None, typer.Option(min=1, help="Of the square attack, alone or in autoattack.", rich_help_panel=SUITE)
+]
+TransferFrom = Annotated[
+    list[str] | None,
+    typer.Option(help="Also transfer examples from: twin, relu-twin (trained once, kept in RUN/stand-ins), relu, or the "
+                      "folder of another run; repeatable.", rich_help_panel=SUITE),
+]  # fmt: skip
+Split = Annotated[str, typer.Option(help="test or validation.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Attack only so many samples.", show_default="all")]
+Checkpoint = Annotated[str, typer.Option(help="last, or best by validation accuracy.")]
+DataName = Annotated[str | None, typer.Option(help="Where the data is now.", show_default="as trained")]
+Each = Annotated[
+    bool, typer.Option("--each", help="Run every attack on every sample, not only on those still standing.")
+]
+BudgetText = Annotated[
+    str | None,
+    typer.Option(help='Of each evaluation: evaluations per sample ("2000"), a time ("30min"), or both ("2000,2h").',
+                 show_default="none"),
+]  # fmt: skip
+DoubtSamples = Annotated[int, typer.Option(min=0, help="Probe so many samples for gradient masking; 0: none.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples attacked at a time.", rich_help_panel="Run")]
+Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel="Run")]
+Seed = Annotated[int, typer.Option(min=0, help="Of all random draws.", rich_help_panel="Run")]
+
+
+def attack_command(
+    run: Run,
+    suite: SuiteName = "standard",
+    attack: Attacks = None,
+    estimator: Estimators = None,
+    eps: Radii = None,
+    norm: Norm = "Linf",
+    steps: Steps = None,
+    step_size: StepSize = None,
+    restarts: Restarts = None,
+    samples: Samples = None,
+    loss: LossName = None,
+    targets: Targets = None,
+    queries: Queries = None,
+    transfer_from: TransferFrom = None,
+    split: Split = "test",
+    limit: Limit = None,
+    checkpoint: Checkpoint = "last",
+    data: DataName = None,
+    each: Each = False,
+    budget: BudgetText = None,
+    doubts: DoubtSamples = 32,
+    batch_size: BatchSize = 256,
+    accelerator: Accelerator = "auto",
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+    config: Config = None,
+    progress: Progress = True,
+) -> None:
+    """Attack a trained network: every attack under every estimator, and the worst case per sample.
+
+    [bold]Examples[/bold]
+
+    robustspike attack runs/b --eps 8/255
+
+    robustspike attack runs/b --suite liu2024 --eps 2/255,4/255,8/255 --transfer-from twin
+
+    robustspike attack runs/b --attack pgd --estimator rga --estimator bptt:arctan:2 --steps 10,20,50,100 --each
+
+    robustspike attack runs/b --eps 8/255 --resume   (goes on after a kill)
+
+    torchrun --nproc-per-node 2 -m robustspike.cli attack runs/b --eps 8/255   (two processes share the work)
+    """
+    radii = _radii(eps, run)
+    single = {"step_size": number(step_size, "--step-size"), "restarts": restarts, "samples": samples}
+    lengths, spend = whole_numbers(steps, "--steps"), parse_budget(budget) if budget else None
+
+    def suite_of(radius: str, models: Sequence[nn.Module]) -> Suite:
+        return make_suite(
+            radius, suite, attacks=attack or (), estimators=estimator or (), norm=norm, steps=lengths, sources=models,
+            loss=loss, targets=targets, queries=queries, **single,
+        )  # fmt: skip
+
+    for radius in radii:  # what cannot be is refused before a twin is trained
+        suite_of(radius, [nn.Identity() for _ in transfer_from or ()])
+    place = {"checkpoint": checkpoint, "data": data, "accelerator": accelerator, "progress": progress}
+    models = sources(run, transfer_from or (), **place)  # type: ignore[arg-type]
+    outcomes: dict[Path, Outcome] = {}
+    for radius in radii:
+        chosen = suite_of(radius, models)
+        name = evaluation_name(chosen, split, limit, checkpoint, seed, not each, spend)
+        folder = run / "attacks" / name if out is None else out / name if len(radii) > 1 else out
+        outcomes[folder] = attack_run(
+            run, chosen, split=split, limit=limit, out=folder, resume=resume, seed=seed, batch_size=batch_size,
+            survivors_only=not each, budget=spend, doubts=doubts, **place,  # type: ignore[arg-type]
+        )  # fmt: skip
+    tell(list(outcomes.values()))
+    if transfer_from:
+        say(f"Transferred from, in this order: {', '.join(transfer_from)}.")
+    where = "Every sample's outcome is in " + ", ".join(map(str, outcomes))
+    finished = all(outcome.finished for outcome in outcomes.values())
+    say(f"{where}. {f'Next: robustspike report {shlex.quote(str(run))}' if finished else 'Go on with --resume.'}")
+
+
+def _radii(text: str | None, run: Path) -> list[str]:
+    """The radii with commas between them; the recipe's where none is given."""
+    text = default_eps(read_experiment(run).data) if text is None else text
+    return list(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
+def tell(outcomes: Sequence[Outcome]) -> None:
+    """Print what was found: of one evaluation all that there is to say, of several their tables and the curve."""
+    for outcome in outcomes:
+        say_table(outcome.table(), keep=6)
+    if len(outcomes) > 1:
+        summaries = [outcome.summary() for outcome in outcomes if outcome.finished]
+        if summaries and summaries[0].has_worst_case:
+            say_table(curve_of(summaries[0].header.model, summaries).table())
+        return
+    [outcome] = outcomes
+    if (breaks := outcome.breaks().table()).rows:
+        say_table(breaks, keep=5)
+    if _by_estimator_tells_more(outcome):
+        say_table(outcome.by_estimator())
+    if (curve := outcome.against_steps()) is not None:
+        say_table(curve.table())
+    if outcome.doubts is not None:
+        tell_doubts(outcome.doubts)
+
+
+def _by_estimator_tells_more(outcome: Outcome) -> bool:
+    """Whether several attacks met every sample under several estimators; else the first table says it all."""
+    members = outcome.header.members
+    several = min(len({m.attack for m in members}), len({m.estimator for m in members})) > 1
+    return several and not outcome.header.survivors_only
+
+
+def tell_doubts(doubts: Doubts) -> None:
+    """Print each failed check with what to do, then how many passed."""
+    for one in doubts.findings:
+        if one.passed is False:
+            say(f"✗ {one.check}: {one.evidence.rstrip('.')}. {one.remedy} See {one.page}.")
+    applied = [one.passed for one in doubts.findings if one.passed is not None]
+    rest = len(doubts.findings) - len(applied)
+    say(
+        f"{sum(applied)} of {len(applied)} masking checks passed"
+        f"{f', {rest} not applicable' if rest else ''} ({doubts.samples} samples probed, seed {doubts.seed})."
+    )
