@@ -14,7 +14,7 @@ PAGES = ("README.md", "docs/all-of-it.md")
 # What makes a README command a matter of seconds; the command itself is run as printed.
 QUICK = {
     "train": ["--epochs", "1", "--train-limit", "40", "--test-limit", "20", "--time-steps", "2", "--no-progress"],
-    "attack": ["--limit", "10", "--no-progress"],
+    "attack": ["--limit", "10", "--doubts", "0", "--no-progress"],
 }
 
 

@@ -61,6 +61,11 @@ class Transfer:
     ``early_stop`` of the attack is switched off: an example that barely fools its source transfers badly. For the worst case
     over several attacks put each in a ``Transfer`` and these in a :class:`WorstOf`, so that the attacked model judges them.
 
+    Args:
+        attack: on pixels.
+        source: the network it is made on.
+        label: the source's name in tables; None: its class.
+
     Raises:
         ValueError: for a ``WorstOf``, which would be judged by the source, or an attack on something other than pixels.
 
@@ -75,6 +80,7 @@ class Transfer:
     kind: ClassVar[str] = "black-box"
     attack: Any
     source: nn.Module
+    label: str | None = None
 
     def __post_init__(self) -> None:
         _check_pixels((self.attack,), "Transfer")
@@ -91,7 +97,7 @@ class Transfer:
 
     @property
     def name(self) -> str:
-        return f"{self.attack.name} from {type(self.source).__name__}"
+        return f"{self.attack.name} from {self.label or type(self.source).__name__}"
 
     __call__ = adversarial_examples
 

@@ -72,8 +72,10 @@ class PGD:
         if self.label is not None:
             return self.label
         start = {True: "", False: ", from x", "sign": ", sign start"}[self.random_start]
+        loss = getattr(self.loss, "__name__", type(self.loss).__name__)
         unusual = (
             start,
+            f", {loss} loss" if self.loss is not cross_entropy else "",
             f", step {self.step_size:.3g}" if self.step_size is not None else "",
             f", {self.restarts} restarts" if self.restarts > 1 else "",
             f", {self.samples} draws" if self.samples > 1 else "",

@@ -106,7 +106,7 @@ def liu2024(
         eps: radius in pixel units, 0.03 or "8/255", or a ball.
         steps: one PGD for each number of steps.
         apgd_steps: of APGD; 0 leaves it out.
-        sources: other models; the attacks with steps are also made on each of them and transferred.
+        sources: other models; each kind of attack is also made on each of them, through its own surrogate, and transferred.
         early_stop: spend nothing more on a sample once it is broken; up to rounding this only lowers the robust accuracy.
 
     Source: Liu 2024, section 5.1 and appendix E. Differs from the authors' code: gradients are averaged over draws where
@@ -127,7 +127,7 @@ def liu2024(
     if apgd_steps:
         kinds.append(lambda e: APGD(ball, apgd_steps, estimator=e, early_stop=early_stop, label=f"APGD-{apgd_steps}"))
     members = [kind(e) for kind in kinds for e in LIU_ENSEMBLE]
-    members += [Transfer(kind(LIU_ENSEMBLE[0]), source) for source in sources for kind in kinds]
+    members += [Transfer(kind(BPTT()), source) for source in sources for kind in kinds]
     return Suite("liu2024", ball, tuple(members))
 
 
