@@ -217,7 +217,8 @@ def test_a_suite_takes_what_its_builder_takes():
 
 def test_a_name_says_the_loss():
     names = [make_suite(0.1, attacks=["pgd"], loss=loss).name for loss in (None, "margin")]
-    assert names == ["PGD-10 bptt", "PGD-10 bptt margin loss"]
+    assert names == ["PGD-10 bptt", "PGD-10, margin loss bptt"]
+    assert make_suite(0.1, attacks=["fgsm"], loss="dlr").name == "FGSM bptt dlr loss"
 
 
 @pytest.mark.parametrize(

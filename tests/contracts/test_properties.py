@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.conftest import small_snn
+from tests.conftest import InDouble, small_snn
 
 from robustspike.attacks import APGD, ATTACKS, PGD, SAPGD, UniformNoise, fgsm
 from robustspike.attacks.losses import margin
@@ -20,6 +20,7 @@ from robustspike.surrogates import ArcTan, Triangle
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MODEL = small_snn().double().eval()
+JUDGED = InDouble(small_snn()).eval()  # on the float32 images of a Split
 ESTIMATORS = [BPTT(), BPTT(ArcTan(2.0)), BPTT(Triangle(0.1)), BPTR(), RGA(), CBA(), HART(), PDSG(), ASSG()]
 
 balls = st.one_of(
@@ -83,7 +84,7 @@ def test_the_order_of_samples_does_not_matter(batch, ball, kind, estimator, data
 
 def outcome(batch, members, **options):
     x, y, _ = batch
-    return evaluate(MODEL, Split(x, y, torch.arange(len(x))), members, progress=False, doubts=0, **options)
+    return evaluate(JUDGED, Split(x.float(), y, torch.arange(len(x))), members, progress=False, doubts=0, **options)
 
 
 @few
@@ -103,8 +104,8 @@ def test_outcomes_do_not_depend_on_order_or_batch_size(batch, eps, kind, estimat
     order = torch.tensor(data.draw(st.permutations(range(len(x)))))
     members = [kind(Linf(eps), estimator=estimator), UniformNoise(Linf(eps))]
     options = {"progress": False, "doubts": 0}
-    one = evaluate(MODEL, Split(x, y, torch.arange(len(x))), members, batch_size=len(x), **options)
-    other = evaluate(MODEL, Split(x[order], y[order], order), members, batch_size=2, **options)
+    one = evaluate(JUDGED, Split(x.float(), y, torch.arange(len(x))), members, batch_size=len(x), **options)
+    other = evaluate(JUDGED, Split(x[order].float(), y[order], order), members, batch_size=2, **options)
     assert (one.fooled == other.fooled).all()
     assert (one.clean == other.clean).all()
 

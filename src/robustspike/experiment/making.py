@@ -68,7 +68,7 @@ def make_suite(
             f"{', '.join(attacks)}: nothing to transfer, no gradients are used; name an attack such as pgd"
         )
     names = "+".join(dict.fromkeys(member.name for member in members))
-    words = [names, "+".join(estimators or ["bptt"]), *([f"{loss} loss"] if loss else [])]
+    words = [names, "+".join(estimators or ["bptt"]), *([f"{loss} loss"] if loss and loss not in names.lower() else [])]
     return Suite(" ".join(words), ball, (*members, *black_box))
 
 
