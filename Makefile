@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.robustspike-installed
 
-.PHONY: demo test test-all check bench install clean
+.PHONY: demo test test-all check bench oracles install clean
 
 # Trains four small networks on embedded data, attacks them, writes demo/report.html.
 demo: $(READY)
@@ -27,6 +27,17 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
+# Our attacks against other libraries', in an environment of its own (6 GB, a few minutes the first time).
+ORACLES := .venv-oracles
+
+oracles: $(ORACLES)/.installed
+	OMP_NUM_THREADS=1 $(ORACLES)/bin/python -m pytest -q -W ignore oracles
+
+$(ORACLES)/.installed: pyproject.toml oracles/requirements.txt
+	test -x $(ORACLES)/bin/python || $(PYTHON) -m venv $(ORACLES)
+	$(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check --editable . --requirement oracles/requirements.txt
+	touch $@
+
 install: $(READY)
 
 # Remade when the dependencies change.
@@ -37,4 +48,4 @@ $(READY): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(ORACLES) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

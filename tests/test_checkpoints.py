@@ -274,3 +274,18 @@ def test_what_a_killed_process_left_behind_disturbs_nothing(saved):
 def test_text_is_written_in_utf8(tmp_path):
     write_text(tmp_path / "t.json", json.dumps({"ε": "8/255"}, ensure_ascii=False))
     assert json.loads((tmp_path / "t.json").read_bytes().decode("utf-8")) == {"ε": "8/255"}
+
+
+def test_functions_made_by_one_function_are_told_apart_by_what_they_hold():
+    def made(w):
+        return lambda z, y: w * z[:, 0]
+
+    def named(w):
+        def loss(z, y, *, scale=w):
+            return scale * z[:, 0]
+
+        return loss
+
+    for make in (made, named):
+        assert checkpoints.settings_text(make(1.0)) == checkpoints.settings_text(make(1.0))
+        assert checkpoints.settings_text(make(1.0)) != checkpoints.settings_text(make(-1.0))

@@ -465,3 +465,51 @@ def test_another_network_with_the_same_weights_is_another_evaluation(tmp_path, o
     run(model, out=tmp_path)
     with pytest.raises(ResultError, match="holds another evaluation: weights_fingerprint differ"):
         run(twin, out=tmp_path, resume=True)
+
+
+def test_an_attack_outside_the_pixel_box_is_refused():
+    class Brighter:
+        name, ball = "brighter", Linf(0.5)
+
+        def run(self, model, x, y, draws=None):
+            attempt = Attempt.begin(x)
+            attempt.x_adv = x + 0.4
+            return attempt
+
+    with pytest.raises(ResultError, match=r"brighter left the box \[0, 1\]"):
+        run(members=[Brighter()])
+
+
+def test_an_answer_needs_more_than_half_of_the_calls():
+    class Torn(nn.Module):
+        """Class 0 in four calls of ten, classes 1 and 2 in three each."""
+
+        stochastic = True
+
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            answer = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0][self.calls % 10]
+            return torch.nn.functional.one_hot(torch.full((len(x),), answer), 10).float()
+
+    split = data()
+    split = split.subset((split.labels == 0).nonzero().flatten())
+    assert run(Torn(), split, members=[UniformNoise(Linf(0.1))]).clean_accuracy == 0
+
+
+def test_a_float64_model_is_evaluated_in_float64():
+    seen = []
+    model = small_snn().double()
+    model.register_forward_hook(lambda m, args, out: seen.append(out.dtype))
+    assert 0 <= run(model).robust_accuracy <= 1
+    assert set(seen) == {torch.float64}
+
+
+def test_findings_of_an_evaluation_that_is_gone_are_not_taken_over(tmp_path):
+    run(out=tmp_path)
+    (tmp_path / "doubts.json").write_text("of another evaluation")
+    (tmp_path / HEADER_FILE).unlink()
+    assert run(out=tmp_path).doubts is None

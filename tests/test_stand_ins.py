@@ -117,7 +117,7 @@ def test_examples_of_the_relu_network_are_those_that_cba_finds(ball):
     before = record_of(model)
     through = PGD(ball, steps=3, estimator=CBA()).run(model, x, y, draws)
     transferred = Transfer(PGD(ball, steps=3, early_stop=True), relu_network(model)).run(model, x, y, draws)
-    for name in vars(through):
+    for name in set(vars(through)) - {"queries"}:  # through CBA the network itself is asked too
         assert torch.equal(getattr(transferred, name), getattr(through, name)), name
     assert record_of(model) == before
     assert (ball.distance(transferred.x_adv, x) <= ball.eps + 1e-9).all()

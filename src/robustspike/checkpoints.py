@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -84,9 +85,16 @@ def settings_text(value: Any) -> str:
     if repr(value) == object.__repr__(value):
         return f"{type(value).__qualname__}({settings_text(tuple(vars(value).items()))})"
     name = str(getattr(value, "__qualname__", repr(value)))
-    if "<lambda>" in name:  # only its code tells it from another
-        name += f"[{hashlib.sha256(value.__code__.co_code + repr(value.__code__.co_consts).encode()).hexdigest()[:8]}]"
+    if "<locals>" in name or "<lambda>" in name:  # only its code and what it holds tell it from another
+        name += f"[{_code_of(value)}]"
     return name
+
+
+def _code_of(function: Any) -> str:
+    held = [cell.cell_contents for cell in function.__closure__ or ()]
+    held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
+    consts = repr([const for const in function.__code__.co_consts if not inspect.iscode(const)])
+    return hashlib.sha256(function.__code__.co_code + f"{consts} {settings_text(tuple(held))}".encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from robustspike.attacks.view import rivals
 from robustspike.balls import L2, Linf
 from robustspike.draws import Draws
 from robustspike.gradients import ASSG, BPTT, CBA, HART, PDSG
+from robustspike.surrogates import with_slope
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -157,10 +158,45 @@ def test_finds_more_than_one_step_on_a_trained_network(trained, digits):
     assert broken(APGD(Linf(0.1), steps=20, early_stop=True)) > broken(fgsm(Linf(0.1)))
 
 
-def test_through_cba_the_best_example_is_kept_by_the_relu_networks_loss():
-    model, (x, y, draws) = small_snn().double().eval(), batch()
-    attempt = APGD(Linf(0.1), steps=4, estimator=CBA(), early_stop=True).run(model, x, y, draws)
-    assert (attempt.gradients == 4).all()
+def test_through_cba_the_networks_own_logits_and_losses_decide():
+    model, (x, _, draws) = small_snn().double().eval(), batch()
+    y = model(x).argmax(1)
+    attempt = APGD(Linf(0.2), steps=6, estimator=CBA(), early_stop=True).run(model, x, y, draws)
+    stopped = attempt.gradients < 6
+    assert stopped.any()
+    assert (model(attempt.x_adv[stopped]).argmax(1) != y[stopped]).all()
+    assert torch.equal(attempt.queries, attempt.gradients)  # one forward pass of its own for each gradient
+
+
+def test_a_loss_that_is_no_number_is_the_highest():
+    class Sick(nn.Module):
+        """No answer above 0.55; the gradient points up."""
+
+        def forward(self, x):
+            z = torch.cat([1 - x, x - 1], 1)
+            return torch.where(x > 0.55, torch.nan, z)
+
+    x, y = torch.full((4, 1), 0.5), torch.zeros(4, dtype=torch.int64)
+    for options in ({}, {"early_stop": True}):
+        assert (APGD(Linf(0.1), steps=5, **options)(Sick(), x, y) > 0.55).all()
+
+
+def test_without_early_stop_a_misclassified_iterate_is_kept_although_a_correct_one_has_a_higher_loss():
+    class Odd(nn.Module):
+        """Errs only near 0.55, where its gradient leads and its loss is lowest."""
+
+        def forward(self, x):
+            inside = ((x - 0.55).abs() < 0.03).to(x.dtype)
+            loss = with_slope(1 - inside, x, (0.55 - x).sign())
+            return torch.cat([0.5 - inside, 0 * x, loss - 10], 1)
+
+    x, y = torch.full((6, 1), 0.5, dtype=torch.float64), torch.zeros(6, dtype=torch.int64)
+    model, seen = Odd(), []
+    model.register_forward_hook(lambda m, args, out: seen.append(out.argmax(1) != 0))
+    x_adv = APGD(Linf(0.1), steps=20, loss=lambda z, y: z[:, 2])(model, x, y, Draws.of(3, torch.arange(6)))
+    ever = torch.stack([wrong for wrong in seen if len(wrong) == 6]).any(0)
+    assert ever.any()
+    assert torch.equal(model(x_adv).argmax(1) != 0, ever)
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"restarts": 0}, {"samples": 0}, {"targets": -1}])

@@ -380,8 +380,6 @@ def test_success_is_judged_by_the_model_itself_through_every_estimator():
     for estimator in (BPTT(), RGA(), CBA()):
         attempt = FAB(Linf(0.3), steps=15, targets=2, estimator=estimator).run(model, x, y, streams(12))
         assert wrong(model, attempt.x_adv, y).double().mean() > 0.5
-        if estimator == CBA():
-            assert attempt.gradients.min() >= 15  # does not stop at logits of another network
 
 
 # Sick models

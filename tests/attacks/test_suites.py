@@ -16,6 +16,7 @@ from robustspike.attacks import (
     EncodedPGD,
     GaussianNoise,
     Square,
+    Suite,
     Transfer,
     UniformNoise,
     suites,
@@ -188,3 +189,8 @@ def test_the_dicts_hold_what_they_name():
     assert ATTACKS["gaussian-noise"] is GaussianNoise
     assert SUITES["liu2024"]("8/255") == suites.liu2024("8/255")
     assert {BPTT(Sigmoid(4.0)), BPTT(ArcTan(2.0))} <= set(LIU_ENSEMBLE)
+
+
+def test_a_suite_on_another_ball_than_its_members_is_refused():
+    with pytest.raises(ValueError, match=r"said to be on Linf\(eps=0.5\), but its members attack on Linf\(eps=0.1\)"):
+        Suite("mine", Linf(0.5), (PGD(Linf(0.1)),))

@@ -70,8 +70,8 @@ class _Climb:
                 setattr(self, f.name, getattr(self, f.name)[which])
 
     def note(self, loss: Tensor, gradient: Tensor) -> None:
-        """What was seen at ``here``."""
-        loss = loss.to(self.loss.dtype).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        """What was seen at ``here``; a loss that is no number is the highest of all: the model has no answer there."""
+        loss = loss.to(self.loss.dtype).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
         self.rises += (loss > self.loss) & self.loss.isfinite()
         better = loss > self.best_loss
         self.best[better], self.best_gradient[better] = self.here[better], gradient[better]
@@ -114,7 +114,8 @@ class APGD:
         targets: 0: untargeted. Else so many runs, each towards one of the likeliest other classes, with the targeted DLR
             loss in place of ``loss`` (z_t − z_y where there are fewer than four classes).
         restarts: repetitions from new random starts, for the samples that are not broken yet.
-        estimator, samples, early_stop: as in :class:`robustspike.PGD`.
+        estimator, samples, early_stop: as in :class:`robustspike.PGD`; without ``early_stop`` the newest misclassified
+            iterate is kept, the one of the highest loss if there is none.
 
     Raises:
         ValueError: for fewer than one step, restart or draw, or a negative number of targets.
@@ -165,7 +166,7 @@ class APGD:
     def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
         """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
         draws = Draws.fresh(len(x), x.device) if draws is None else draws
-        stop = may_stop(self.early_stop, self.estimator, model, x)
+        stop = may_stop(self.early_stop, model, x)
 
         def climb(k: int, which: Tensor, draws: Draws, target: Tensor | None) -> Attempt:
             return self._climb(model, x[which], y[which], draws, stop, target)
@@ -185,8 +186,8 @@ class APGD:
         for step in range(self.steps):
             logits, loss, gradient = view(climb.here, step)
             climb.note(loss, gradient)
+            standing = view.standing(logits, climb.here)
             if stop:
-                standing = view.standing(logits, climb.here)
                 climb.keep(standing)
                 view.keep(standing)
                 if len(view.left) == 0:
@@ -194,9 +195,13 @@ class APGD:
             if step in checks:
                 climb.check(step - max([0, *(w for w in checks if w < step)]))
             climb.move(self.ball, step)
-        if not stop:
-            climb.note(view.losses(climb.here, self.steps)[1], climb.gradient)
-        attempt.x_adv[view.left] = climb.here if stop else climb.best
+        if stop:
+            attempt.x_adv[view.left] = climb.here
+            return attempt
+        logits, loss = view.losses(climb.here, self.steps)
+        climb.note(loss, climb.gradient)
+        view.standing(logits, climb.here)
+        attempt.x_adv[~view.fooled] = climb.best[~view.fooled]
         return attempt
 
 

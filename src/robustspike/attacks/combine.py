@@ -39,6 +39,17 @@ class WorstOf:
         return shared_ball(self.members, "the members of WorstOf")
 
     @property
+    def kind(self) -> str:
+        """That of the members, "white-box" where they differ."""
+        kinds = {getattr(member, "kind", "white-box") for member in self.members}
+        return kinds.pop() if len(kinds) == 1 else "white-box"
+
+    @property
+    def caveat(self) -> str:
+        """Those of the members."""
+        return "; ".join(dict.fromkeys(c for member in self.members if (c := getattr(member, "caveat", ""))))
+
+    @property
     def name(self) -> str:
         return "worst of " + ", ".join(member.name for member in self.members)
 
@@ -94,6 +105,11 @@ class Transfer:
     def ball(self) -> Any:
         """The ball of the attack."""
         return getattr(self.attack, "ball", None)
+
+    @property
+    def caveat(self) -> str:
+        """That of the attack."""
+        return getattr(self.attack, "caveat", "")
 
     @property
     def name(self) -> str:

@@ -180,7 +180,7 @@ def _code(encoder: nn.Module, model: nn.Module, x: Tensor, draws: Draws | None) 
     streams = contextlib.nullcontext() if draws is None else sampling(draws.fork("code"))
     with torch.no_grad(), frozen(model), streams:
         x_seq: Tensor = encoder(x)
-    if x_seq.dim() < 3 or x_seq.shape[1] != len(x) or not (x_seq.min() >= 0 and x_seq.max() <= 1):
+    if x_seq.dim() < 3 or x_seq.shape[1] != len(x) or not ((x_seq >= 0) & (x_seq <= 1)).all():
         raise ValueError(
             f"an attack on the code needs an encoder from x to [T, N, ...] in [0, 1]; {type(encoder).__name__} made "
             f"{list(x_seq.shape)} from {list(x.shape)}, in [{x_seq.min():.3g}, {x_seq.max():.3g}]; attack pixels instead"

@@ -110,7 +110,7 @@ class FAB:
         view = View(model, attempt, y, draws.fork("clean"), estimator=BPTT(), loss=margin, samples=self.samples)
         logits, _ = view.losses(x, 0)
         rivals = logits.scatter(1, y[:, None], -math.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
-        stop = may_stop(self.early_stop, self.estimator, model, x)
+        stop = may_stop(self.early_stop, model, x)
         if stop:
             view.keep(view.standing(logits, x))
         left = view.left

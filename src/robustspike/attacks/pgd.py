@@ -27,8 +27,8 @@ class PGD:
         loss: of (logits [N, K], y [N]) to [N], ascended.
         samples: gradients of so many fresh draws of a stochastic model are averaged before the step is taken.
         early_stop: keep the first iterate that the model errs on and spend nothing more on that sample. Evaluations want
-            it (a sample once broken is broken); training does not. Ignored where the logits seen are not the model's own
-            (CBA) or one lucky draw could end the attack (a stochastic model).
+            it (a sample once broken is broken); training does not. Ignored where one lucky draw could end the attack (a
+            stochastic model).
 
     Raises:
         ValueError: for fewer than one step, restart or draw, or a step size that is not positive.
@@ -87,7 +87,7 @@ class PGD:
     def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
         """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
         draws = Draws.fresh(len(x), x.device) if draws is None else draws
-        stop = may_stop(self.early_stop, self.estimator, model, x)
+        stop = may_stop(self.early_stop, model, x)
 
         def climb(k: int, which: Tensor, draws: Draws) -> Attempt:
             return self._climb(model, x[which], y[which], draws, stop)

@@ -105,7 +105,7 @@ class SAPGD:
     def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
         """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
         draws = Draws.fresh(len(x), x.device) if draws is None else draws
-        stop = may_stop(self.early_stop, self.estimator, model, x)
+        stop = may_stop(self.early_stop, model, x)
 
         def climb(k: int, which: Tensor, draws: Draws, target: Tensor | None) -> Attempt:
             return self._climb(model, x[which], y[which], draws, stop, target)
@@ -117,16 +117,13 @@ class SAPGD:
     ) -> Attempt:
         attempt, here = Attempt.begin(x), self.ball.sample_rim(x, draws)
         m, v, eta, halve = torch.zeros_like(x), torch.zeros_like(x), self.ball.eps, checkpoints(self.steps)
-        fooled, judged = torch.zeros(len(x), dtype=torch.bool, device=x.device), getattr(self.estimator, "exact", False)
         view = View(
             model, attempt, y, draws, estimator=self.estimator, samples=self.samples, target=target,
             loss=self.loss if target is None else targeted_margin,
         )  # fmt: skip
         for step in range(self.steps):
             logits, _, gradient = view(here, step)
-            if judged:
-                standing = view.standing(logits, here)
-                fooled[view.left[~standing]] = True
+            standing = view.standing(logits, here)
             if stop:
                 view.keep(standing)
                 x, here, m, v, gradient = (values[standing] for values in (x, here, m, v, gradient))
@@ -135,10 +132,11 @@ class SAPGD:
             m, v = accumulate(m, v, gradient)
             here = self._move(here, x, step_of(m, v, gradient, eta), eta)
             eta = eta / 2 if step + 1 in halve else eta
-        last = view.left if stop else (~fooled).nonzero().flatten()
-        attempt.x_adv[last] = here if stop else here[last]
-        if judged and not stop:
-            view.standing(view.losses(here, self.steps)[0], here)
+        if stop:
+            attempt.x_adv[view.left] = here
+            return attempt
+        view.standing(view.losses(here, self.steps)[0], here)
+        attempt.x_adv[~view.fooled] = here[~view.fooled]
         return attempt
 
     def _move(self, here: Tensor, x: Tensor, step: Tensor, eta: float) -> Tensor:

@@ -104,7 +104,7 @@ class Square:
         if x.numel() == 0 or self.ball.eps == 0:
             return attempt
         view = View(model, attempt, y, draws, estimator=BPTT(), loss=self.loss, samples=self.samples)
-        stop = may_stop(self.early_stop, BPTT(), model, x)
+        stop = may_stop(self.early_stop, model, x)
         x = x.reshape(len(x), -1, *(1, 1, *shape)[-2:])
         best, highest, draws = x, torch.full((len(x),), -math.inf, device=x.device), draws.fork("square")
         for query in range(self.queries):
@@ -136,6 +136,7 @@ def _gains(logits: Tensor, losses: Tensor, highest: Tensor) -> tuple[Tensor, Ten
     neighbours alike up to rounding, which depends on the size of the batch: such a draw changes nothing.
     """
     finite = logits.isfinite().all(1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = torch.where(finite, losses, math.inf)
     rounding = 16 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
     better = losses > highest + torch.where(finite, rounding, 0.0)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from robustspike.attacks.apgd import APGD
-from robustspike.attacks.attempt import Attack
+from robustspike.attacks.attempt import Attack, shared_ball
 from robustspike.attacks.combine import Transfer
 from robustspike.attacks.encoded import EncodedPGD, encoded_fgsm
 from robustspike.attacks.fab import FAB
@@ -41,6 +41,9 @@ class Suite:
         ball: the threat model that they share.
         attacks: the members.
 
+    Raises:
+        ValueError: if the members' ball is not the suite's.
+
     Example:
         >>> Suite("one step", Linf(0.1), (fgsm(Linf(0.1)),)).name
         'one step'
@@ -49,6 +52,13 @@ class Suite:
     name: str
     ball: Ball
     attacks: tuple[Attack, ...]
+
+    def __post_init__(self) -> None:
+        theirs = shared_ball(self.attacks, f"the members of suite {self.name!r}")
+        if theirs is not None and theirs != self.ball:
+            raise ValueError(
+                f"suite {self.name!r} is said to be on {self.ball}, but its members attack on {theirs}; build it anew"
+            )
 
 
 LIU_ENSEMBLE: tuple[Estimator, ...] = (BPTT(Triangle(1.0)), BPTT(Sigmoid(4.0)), BPTT(ArcTan(2.0)), RGA())
@@ -291,7 +301,7 @@ def standard(eps: float | str | Ball = "8/255", sources: Sequence[nn.Module] = (
         SAPGD(ball, 100, estimator=ASSG(0.95), loss=margin, **options),
         APGD(ball, 100, **options),
         SAPGD(ball, 100, estimator=ASSG(0.95), restarts=2, **options),
-        *(Transfer(APGD(ball, 100), source) for source in sources),
+        *(Transfer(APGD(ball, 100, samples=samples), source) for source in sources),
         Square(ball, 1000, samples=samples),
     ]
     return Suite("standard", ball, tuple(members))

@@ -15,6 +15,8 @@ from robustspike.gradients import Estimator, Memory, errs, estimating, frozen, l
 class View:
     """Logits, losses and input gradients of the samples that are still attacked, through one estimator, each booked.
 
+    Where the estimator does not keep the model's logits (CBA), these cost a forward pass of their own.
+
     Holds what the estimator remembers between its gradient evaluations: one view for each run of an attack's loop.
 
     Args:
@@ -32,15 +34,21 @@ class View:
         self.model, self.attempt, self.y, self.draws, self.target = model, attempt, y, draws, target
         self.estimator, self.loss, self.samples = estimator, loss, samples
         self.left = torch.arange(len(y), device=y.device)
+        self.fooled = torch.zeros(len(y), dtype=torch.bool, device=y.device)
         self.memory = Memory()
 
     def __call__(self, x: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits [M, K], losses [M] and gradient [M, ...] (0 for NaN) at x [M, ...], the samples left; step ``step``."""
+        """The model's own logits [M, K] and losses [M], and the gradient (0 for NaN), at x [M, ...], the samples left.
+
+        Draws are those of step number ``step``.
+        """
         with torch.no_grad(), frozen(self.model), estimating(self.model, self.estimator, self.memory):
             logits, losses, gradient = look(
                 self.model, x, self.y, self._loss, self.samples, self.draws.fork(1 + step), self.memory
             )
         self.attempt.count(self.left, gradient, self.samples)
+        if not getattr(self.estimator, "exact", False):
+            logits, losses = self.losses(x, step)
         return logits, losses, gradient.nan_to_num(0.0)
 
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -59,9 +67,10 @@ class View:
         return logits, losses
 
     def standing(self, logits: Tensor, x: Tensor) -> Tensor:
-        """[M] bool: which samples the model still gets right; the others' x become their adversarial examples."""
+        """[M] bool: which samples the model gets right; the others are ``fooled``, and x their adversarial examples."""
         wrong = errs(logits, self.y)
         self.attempt.x_adv[self.left[wrong]] = x[wrong]
+        self.fooled[self.left[wrong]] = True
         return ~wrong
 
     def keep(self, which: Tensor) -> None:
@@ -73,9 +82,9 @@ class View:
         self.memory.keep(which)
 
 
-def may_stop(early_stop: bool, estimator: Estimator, model: nn.Module, x: Tensor) -> bool:
-    """Whether a sample is done with once its logits err: if wanted, and these are the model's own and only answer."""
-    return early_stop and getattr(estimator, "exact", False) and calls_for(model, x) == 1
+def may_stop(early_stop: bool, model: nn.Module, x: Tensor) -> bool:
+    """Whether a sample is done with once its logits err: if wanted, and these are the model's only answer."""
+    return early_stop and calls_for(model, x) == 1
 
 
 def rivals(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, count: int) -> Tensor:

@@ -104,17 +104,20 @@ def _stream_names(header: Header) -> list[str]:
 
 
 def _predict(model: nn.Module, x: Tensor, draws: Draws, calls: int) -> Tensor:
-    """The class that most calls give, [N]; −1 where logits are not finite."""
+    """The class that more than half of the calls give, [N]; −1 where there is none or logits are not finite."""
     answers = []
     with frozen(model), torch.no_grad():
         for k in range(calls):
             with sampling(draws.fork(k)):
                 logits = model(x)
             answers.append(torch.where(logits.isfinite().all(1), logits.argmax(1), -1))
-    return torch.stack(answers).mode(0).values
+    answer = torch.stack(answers).mode(0).values
+    return torch.where(2 * (torch.stack(answers) == answer).sum(0) > calls, answer, -1)
 
 
 def _distance(suite: Suite, member: Member, x_adv: Tensor, x: Tensor) -> Tensor:
+    if not (x_adv.min() >= 0 and x_adv.max() <= 1):
+        raise ResultError(f"{member.attack} left the box [0, 1]: {float(x_adv.min()):.3g} … {float(x_adv.max()):.3g}")
     if suite.ball is None:
         return (x_adv.double() - x.double()).abs().flatten(1).amax(1)
     distance = suite.ball.distance(x_adv, x)

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from robustspike.checkpoints import write_text
-from robustspike.results import HEADER_FILE, ROWS_FILE, Header, ResultError, rank_files, read_header, read_rows
+from robustspike.results import (
+    DOUBTS_FILE,
+    HEADER_FILE,
+    ROWS_FILE,
+    Header,
+    ResultError,
+    rank_files,
+    read_header,
+    read_rows,
+)
 
 Rows = dict[int, dict[str, Any]]
 
@@ -21,7 +30,7 @@ def previous_rows(header: Header, ids: list[int], out: Path | None, resume: bool
     if not (out / HEADER_FILE).exists():
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / HEADER_FILE, header.model_dump_json(indent=2))
-        for path in (out / ROWS_FILE, *rank_files(out)):
+        for path in (out / ROWS_FILE, out / DOUBTS_FILE, *rank_files(out)):
             path.unlink(missing_ok=True)
         return {}
     if not resume:

@@ -28,7 +28,7 @@ def check_data(model: nn.Module, data: Split) -> None:
         raise ValueError("the split to evaluate is empty; give it at least one image")
     if len(data.ids.unique()) < len(data):
         raise ValueError("a sample occurs twice in the split to evaluate; its random draws could not be its own")
-    check_labels(model, data.images, data.labels)
+    check_labels(model, on_device(device_of(model), data.images[:1], model), data.labels)
 
 
 def as_suite(attacks: Suite | Attack | Sequence[Attack]) -> Suite:

@@ -138,9 +138,19 @@ def comparison(
     return Comparison(
         title=title or f"{', '.join(models)} on {first.data}",
         networks=tuple(shown),
-        notes=(*notes, *also, *problems),
+        notes=(*notes, *_cut(shown), *also, *problems),
         tests=_against_first([network.name for network in shown], [outcomes[run] for run in networks]),
     )
+
+
+def _cut(networks: Sequence[Network]) -> list[str]:
+    """A sentence for each figure that a budget keeps high."""
+    return [
+        f"{n.name}: the budget of {n.summary.header.budget} gradient evaluations and queries per sample kept attacks away "
+        f"from {n.summary.cut} of {n.summary.robust.n} samples that stand."
+        for n in networks
+        if n.summary.cut
+    ]
 
 
 def _against_first(names: list[str], outcomes: list[Outcome]) -> tuple[McNemar, ...]:
@@ -200,6 +210,8 @@ def _conditions(header: Header) -> tuple[Any, ...]:
         members,
         header.n,
         header.seed,
+        header.budget,
+        header.calls,
         header.data_fingerprint,
         header.weights_fingerprint,
     )
@@ -248,7 +260,7 @@ def _check_alike(networks: dict[Path, Network]) -> None:
     (first, one), *rest = networks.items()
     for run, network in rest:
         mine, theirs = one.summary.header, network.summary.header
-        wanted = ("suite", "norm", "eps", "members", "n", "seed", "data_fingerprint")
+        wanted = ("suite", "norm", "eps", "members", "n", "seed", "budget", "calls", "data_fingerprint")
         differing = [name for name in wanted if getattr(mine, name) != getattr(theirs, name)]
         if differing:
             raise ResultError(

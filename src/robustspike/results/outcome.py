@@ -247,7 +247,7 @@ class Outcome:
         notes += caveats(self.header.members)
         if cut:
             limit = self.header.budget
-            hit = f"Budget of {limit} gradient evaluations per sample hit" if limit else "Not complete"
+            hit = f"Budget of {limit} gradient evaluations and queries per sample hit" if limit else "Not complete"
             notes.append(f"{hit}: {cut} of {n} samples did not meet every attack.")
         if not self.finished:
             why = "Time budget hit" if self.timed_out else "Not finished"

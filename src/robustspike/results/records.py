@@ -39,7 +39,7 @@ class Header(Record):
     """Everything needed to say what an evaluation measured; two runs with equal headers give equal rows.
 
     ``calls`` is the number of calls whose majority is a stochastic model's answer, 1 for a deterministic model;
-    ``budget`` the gradient evaluations after which no further attack is started on a sample.
+    ``budget`` the gradient evaluations and queries after which no further attack is started on a sample.
     """
 
     format: int = FORMAT

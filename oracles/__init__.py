@@ -1,0 +1,1 @@
+"""Our attacks against other libraries': ``make oracles``."""
