@@ -231,7 +231,7 @@ def test_a_budget_that_is_hit_is_said(cli, run, tmp_path):
     code, out, _ = cli("attack", run, *flags, "--budget", "2", "--out", tmp_path / "a")
     assert code == 0
     assert evaluated(tmp_path / "a")["budget"] == 2
-    assert "Budget of 2 gradient evaluations per sample hit" in " ".join(out.split())
+    assert "Budget of 2 gradient evaluations and queries per sample hit" in " ".join(out.split())
     code, out, _ = cli("attack", run, *flags, "--budget", "0.001s", "--out", tmp_path / "b")
     assert code == 0
     assert "Time budget hit: 4 of 16 samples evaluated" in " ".join(out.split())
