@@ -42,7 +42,7 @@ def evaluate(
     A sample is robust if the model classifies it correctly and every attack fails on it; the robust accuracy is therefore
     an upper bound, under these attacks. Random draws belong to samples, so no figure depends on ``batch_size`` or on the
     order of samples beyond the rounding of the model's arithmetic. Every adversarial example is checked again: the model's
-    answer by a forward pass of its own (by more than half of ten calls with fresh draws for a stochastic model), the distance
+    answer by a forward pass of its own (by more than half of ten calls with fresh draws if it is stochastic), the distance
     from x in float64. Logits that are not finite count as an error of the model. Attacks with a caveat (see
     :class:`robustspike.results.Member`) are run on every sample and reported, and count in no worst case.
 
