@@ -32,8 +32,9 @@ def test_no_member_is_started_on_a_sample_that_has_spent_its_budget():
     assert outcome.robust.tolist() == [False] * 2 + [True] * 6
     assert outcome.cut.tolist() == [False] * 2 + [True] * 6
     assert outcome.header.budget == 12
-    assert "Budget of 12 gradient evaluations and queries per sample hit: 6 of 8 samples did not meet every attack." in str(
-        outcome.table()
+    assert (
+        "Budget of 12 gradient evaluations and queries per sample hit: 6 of 8 samples did not meet every attack."
+        in str(outcome.table())
     )
 
 

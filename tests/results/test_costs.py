@@ -204,7 +204,8 @@ def test_a_standing_sample_that_missed_a_member_is_cut():
     o = outcome_of(header(budget=11), found)
     assert o.cut.tolist() == [False, False, False, True]
     assert (
-        "Budget of 11 gradient evaluations and queries per sample hit: 1 of 4 samples did not meet every attack." in o.table().note
+        "Budget of 11 gradient evaluations and queries per sample hit: 1 of 4 samples did not meet every attack."
+        in o.table().note
     )
     assert o.summary().cut == 1
     assert not outcome().cut.any()

@@ -32,6 +32,7 @@ def test_failed_findings_come_first_with_their_remedies():
 
 def test_the_checklist_has_a_row_per_estimator():
     assert doubts().checklist_table().rows == (("BPTT", "✓ a", "✗ b"), ("RGA", "– c", "✓ d"))
+    assert doubts().checklist.marks().rows == (("BPTT", "✓", "✗"), ("RGA", "–", "✓"))
     assert doubts(checklist=None).checklist_table() is None
 
 

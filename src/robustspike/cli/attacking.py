@@ -194,6 +194,8 @@ def tell_doubts(doubts: Doubts) -> None:
     for one in doubts.findings:
         if one.passed is False:
             say(f"✗ {one.check}: {one.evidence.rstrip('.')}. {one.remedy} See {one.page}.")
+    if doubts.checklist is not None:
+        say_table(doubts.checklist.marks())
     applied = [one.passed for one in doubts.findings if one.passed is not None]
     rest = len(doubts.findings) - len(applied)
     say(

@@ -55,6 +55,14 @@ class Checklist(Record):
         ]
         return Table("Checklist of gradient obfuscation", ("estimator", *self.items), tuple(rows), LEGEND)
 
+    def marks(self) -> Table:
+        """The same without the evidence."""
+        rows = [
+            (name, *(MARKS[passed] for passed, _ in cells))
+            for name, cells in zip(self.estimators, self.cells, strict=True)
+        ]
+        return Table("Checklist of gradient obfuscation", ("estimator", *self.items), tuple(rows), LEGEND)
+
 
 class Doubts(Record):
     """The checks of one evaluation.
