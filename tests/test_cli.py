@@ -264,7 +264,9 @@ def test_failed_findings_come_with_what_to_do(cli, run, tmp_path, monkeypatch):
     lines = out.splitlines()
     [at] = [k for k, line in enumerate(lines) if line.startswith("✗")]
     assert lines[at] == "✗ check 1: evidence 1. Do 1. See docs/doubts/p.md#1."
-    assert lines[at + 1] == "1 of 2 masking checks passed, 1 not applicable (3 samples probed, seed 0)."
+    assert lines[at + 1] == (
+        "1 of 2 masking checks passed, 1 not applicable (3 samples probed, seed 0, 1 gradient evaluations, 1 s)."
+    )
 
 
 def test_what_broke_what_is_told(cli, run, tmp_path, trained):
@@ -501,8 +503,10 @@ def test_training_that_cannot_be(cli, tmp_path, flags, texts):
         (["--loss", "hinge", "--attack", "pgd"], ["unknown loss 'hinge'", "ce, dlr, margin"]),
         (["--suite", "ding2022", "--steps", "10"], ["suite 'ding2022' takes no --steps"]),
         (["--suite", "assg", "--steps", "10,20"], ["suite 'assg' takes one --steps, got 2"]),
-        (["--suite", "luu2025", "--norm", "L2"], ["EncodedPGD needs an Linf ball", "use PGD for pixels"]),
-        (["--norm", "L3"], ["unknown norm 'L3'", "Linf, L2"]),
+        (["--norm", "L2"], ["--norm L2 needs --eps"]),
+        (["--suite", "assg", "--attack", "pgd"], ["--suite assg and --attack pgd exclude each other"]),
+        (["--suite", "luu2025", "--norm", "L2", "--eps", "1"], ["EncodedPGD needs an Linf ball", "use PGD for pixels"]),
+        (["--norm", "L3", "--eps", "1"], ["unknown norm 'L3'", "Linf, L2"]),
         (["--budget", "much"], ['budget: expected gradient evaluations per sample such as "2000"', "'much'"]),
         (["--transfer-from", "twins"], ["nothing to transfer from at 'twins'", "did you mean twin"]),
         (["--suite", "ding2022", "--transfer-from", "twin"], ["suite 'ding2022' takes no --transfer-from"]),

@@ -180,7 +180,7 @@ ALSO_FAIL = {
     "zero gradients": made(gradients=directions(own=ZERO)),
     "NaN gradients": made(gradients=directions(own=some(1, torch.inf))),
     "detached pixels": made(gradients=dict.fromkeys(COMPARED, Missing("no graph"))),
-    "estimators disagree": made(gradients=directions(own=ZERO)),
+    "estimators disagree": made(gradients=directions(HART=-directions()["own"])),
 }
 UNUSED = Missing("of no use here", failed=False)
 BROKEN = Missing("RuntimeError: inside")
@@ -242,6 +242,25 @@ def test_logits_that_do_not_depend_on_the_pixels_are_no_sign_of_a_cut():
     still = made(moved=torch.zeros(N, dtype=torch.bool), gradients=dict.fromkeys(COMPARED, ZERO))
     assert CHECKS["detached pixels"].finding(still).passed is None
     assert CHECKS["estimators disagree"].finding(still).passed is None
+
+
+def test_an_estimator_without_a_gradient_is_named_and_left_out_of_the_agreement():
+    found = CHECKS["estimators disagree"].finding(made(gradients=directions(BPTR=ZERO)))
+    assert found.passed is True
+    assert found.evidence.endswith("no gradient: BPTR")
+
+
+def test_so_few_samples_that_nothing_could_fail_are_no_pass():
+    few = dataclasses.replace(
+        HONEST, n=4, runs={p: dataclasses.replace(r, broke=r.broke[:4]) for p, r in HONEST.runs.items()}
+    )
+    for name in ("one step beats many", "more steps, less success", "stronger estimator"):
+        found = CHECKS[name].finding(few)
+        assert (found.passed, found.evidence) == (None, "only 4 samples: no difference could be beyond chance")
+    two = dataclasses.replace(
+        HONEST, n=2, runs={p: dataclasses.replace(r, broke=r.broke[:2]) for p, r in HONEST.runs.items()}
+    )
+    assert CHECKS["noise beats gradients"].finding(two).passed is None
 
 
 def test_gradients_that_never_ran_leave_blind_attacks_ahead():

@@ -282,7 +282,7 @@ def test_samples_below_one_are_refused():
 def test_a_suite_without_a_ball_is_probed_at_the_usual_one(monkeypatch):
     model = small_snn()
     only((Probe("FGSM"), Probe("PGD-10")), monkeypatch)
-    found = doubts(model, split(model), None, Suite("made", None, ()), samples=4)
+    found = doubts(model, split(model), None, Suite("made", None, ()), samples=8)
     assert "Linf ε = 0.0314" in found.findings[list(CHECKS).index("one step beats many")].evidence
 
 

@@ -282,7 +282,7 @@ def standard(eps: float | str | Ball = "8/255", sources: Sequence[nn.Module] = (
     """The default: APGD and SA-PGD under ASSG with two losses, APGD under the own surrogate, then Square.
 
     A sample that withstands it has cost 600 gradients and 1000 queries; one that falls, a few. Members, order and the
-    degrees of ASSG were chosen on validation data (docs/results/evaluation.md).
+    degrees of ASSG were chosen on data that no figure is of (docs/results/evaluation.md).
 
     Args:
         eps: radius in pixel units, 0.03 or "8/255", or a ball.

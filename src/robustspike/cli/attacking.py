@@ -13,6 +13,7 @@ from torch import nn
 from robustspike.attacks import LOSSES, Suite
 from robustspike.cli.flags import Config, Out, Progress, Resume, number, whole_numbers
 from robustspike.cli.sentences import say, say_table
+from robustspike.encoders import ENCODERS
 from robustspike.experiment import attack as attack_run
 from robustspike.experiment import curve_of, default_eps, evaluation_name, make_suite, read_experiment, sources
 from robustspike.results import Doubts, Outcome, parse_budget
@@ -20,8 +21,10 @@ from robustspike.results import Doubts, Outcome, parse_budget
 SUITE = "Suites and attacks"
 Run = Annotated[Path, typer.Argument(help="Folder of a training run.", show_default=False)]
 SuiteName = Annotated[
-    str, typer.Option(help="Published set of attacks; see `robustspike list suites`.", rich_help_panel=SUITE)
-]
+    str | None,
+    typer.Option(help="Published set of attacks; see `robustspike list suites`.", show_default="standard",
+                 rich_help_panel=SUITE),
+]  # fmt: skip
 Attacks = Annotated[
     list[str] | None,
     typer.Option(help="Single attacks in place of a suite; see `robustspike list attacks`; repeatable.",
@@ -48,8 +51,10 @@ Restarts = Annotated[
     int | None, typer.Option(min=1, help="For single attacks: random restarts.", rich_help_panel=SUITE)
 ]
 Samples = Annotated[
-    int | None, typer.Option(min=1, help="For single attacks: draws averaged per gradient.", rich_help_panel=SUITE)
-]
+    int | None,
+    typer.Option(min=1, help="For single attacks and standard: draws averaged per gradient.",
+                 show_default="1; 20 for standard on a stochastic network", rich_help_panel=SUITE),
+]  # fmt: skip
 LossName = Annotated[str | None, typer.Option(help=f"For single attacks: {', '.join(LOSSES)}.", rich_help_panel=SUITE)]
 Targets = Annotated[
     int | None,
@@ -72,8 +77,8 @@ Each = Annotated[
 ]
 BudgetText = Annotated[
     str | None,
-    typer.Option(help='Of each evaluation: evaluations per sample ("2000"), a time ("30min"), or both ("2000,2h").',
-                 show_default="none"),
+    typer.Option(help='Start no further attack on a sample after so many gradients and queries ("2000"), no further batch '
+                      'after a time ("30min"), or both ("2000,2h").', show_default="none"),
 ]  # fmt: skip
 DoubtSamples = Annotated[int, typer.Option(min=0, help="Probe so many samples for gradient masking; 0: none.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples attacked at a time.", rich_help_panel="Run")]
@@ -83,7 +88,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Of all random draws.", rich_help
 
 def attack_command(
     run: Run,
-    suite: SuiteName = "standard",
+    suite: SuiteName = None,
     attack: Attacks = None,
     estimator: Estimators = None,
     eps: Radii = None,
@@ -125,14 +130,18 @@ def attack_command(
 
     torchrun --nproc-per-node 2 -m robustspike.cli attack runs/b --eps 8/255   (two processes share the work)
     """
-    radii = _radii(eps, run)
+    if suite is not None and attack:
+        raise ValueError(f"--suite {suite} and --attack {attack[0]} exclude each other: leave one out")
+    radii = _radii(eps, run, norm)
+    if samples is None and suite in (None, "standard") and not attack:
+        samples = 20 if ENCODERS[read_experiment(run).encoder].stochastic else None
     single = {"step_size": number(step_size, "--step-size"), "restarts": restarts, "samples": samples}
     lengths, spend = whole_numbers(steps, "--steps"), parse_budget(budget) if budget else None
 
     def suite_of(radius: str, models: Sequence[nn.Module]) -> Suite:
         return make_suite(
-            radius, suite, attacks=attack or (), estimators=estimator or (), norm=norm, steps=lengths, sources=models,
-            loss=loss, targets=targets, queries=queries, **single,
+            radius, suite or "standard", attacks=attack or (), estimators=estimator or (), norm=norm, steps=lengths,
+            sources=models, loss=loss, targets=targets, queries=queries, **single,
         )  # fmt: skip
 
     for radius in radii:  # what cannot be is refused before a twin is trained
@@ -156,8 +165,10 @@ def attack_command(
     say(f"{where}. {f'Next: robustspike report {shlex.quote(str(run))}' if finished else 'Go on with --resume.'}")
 
 
-def _radii(text: str | None, run: Path) -> list[str]:
-    """The radii with commas between them; the recipe's where none is given."""
+def _radii(text: str | None, run: Path, norm: str) -> list[str]:
+    """The radii with commas between them; the recipe's, which are of L∞ balls, where none is given."""
+    if text is None and norm != "Linf":
+        raise ValueError(f"--norm {norm} needs --eps: the recipes' radii are of L∞ balls")
     text = default_eps(read_experiment(run).data) if text is None else text
     return list(dict.fromkeys(part.strip() for part in text.split(",")))
 
@@ -200,5 +211,6 @@ def tell_doubts(doubts: Doubts) -> None:
     rest = len(doubts.findings) - len(applied)
     say(
         f"{sum(applied)} of {len(applied)} masking checks passed"
-        f"{f', {rest} not applicable' if rest else ''} ({doubts.samples} samples probed, seed {doubts.seed})."
+        f"{f', {rest} not applicable' if rest else ''} ({doubts.samples} samples probed, seed {doubts.seed}, "
+        f"{doubts.gradients} gradient evaluations, {doubts.seconds:.0f} s)."
     )

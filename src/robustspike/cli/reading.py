@@ -111,6 +111,13 @@ def compare_command(
     for which, folder, outcome in (("First", folders[0], one), ("Second", folders[1], other)):
         say(f"{which}: {outcome.header.model}, {outcome.header.data}, {under(outcome.header)} ({folder})")
     say(str(found))
+    differing = [
+        name for name in ("suite", "norm", "eps", "budget") if getattr(one.header, name) != getattr(other.header, name)
+    ]
+    if differing:
+        say(f"Note: not under the same attacks ({', '.join(differing)} differ).")
+    if one.cut.any() or other.cut.any():
+        say("Note: a budget kept attacks away from samples that stand.")
     say_table(found.table())
 
 

@@ -39,6 +39,8 @@ def _unbounded(probed: Probed, name: str) -> Cell:
 def _random(probed: Probed, name: str) -> Cell:
     noise, white = probed.broke("noise"), probed.broke("PGD-10", name)
     missed = count(noise & ~white)
+    if probed.n <= allowed_beyond(probed.n):
+        return None, f"only {probed.n} samples: all of them could be chance"
     return missed <= allowed_beyond(probed.n), f"noise {count(noise)}, {missed} missed by PGD-10 of {probed.n}"
 
 

@@ -157,11 +157,16 @@ def weaker(strong: Tensor, weak: Tensor) -> bool:
 
     One-sided sign test on the samples that only one of the two broke (the exact McNemar test).
 
+    Raises:
+        MissingError: for so few samples that no outcome could be beyond chance.
+
     Example:
         >>> weak = torch.arange(32) < 5
         >>> weaker(torch.zeros(32, dtype=torch.bool), weak), weaker(weak.roll(4), weak)
         (True, False)
     """
+    if 2.0 ** -len(strong) >= CHANCE:
+        raise MissingError(Missing(f"only {len(strong)} samples: no difference could be beyond chance", failed=False))
     only_weak, only_strong = count(weak & ~strong), count(strong & ~weak)
     m = only_weak + only_strong
     p = sum(comb(m, k) for k in range(only_weak, m + 1)) / 2**m

@@ -63,7 +63,11 @@ def agreement(probed: Probed) -> Verdict:
     found = {name: present(probed.gradients[name]) for name in COMPARED}
     if not any(g.nan_to_num(nan=1.0).any() for g in found.values()):
         return Verdict(None, f"no estimator has a gradient at any of {probed.n} clean images")
+    blind = [name for name, g in found.items() if not _usable(g).any()]
+    found = {name: g for name, g in found.items() if name not in blind}
     cosines = {frozenset(pair): _cosine(found[pair[0]], found[pair[1]]) for pair in combinations(found, 2)}
+    if not cosines:
+        return Verdict(None, f"fewer than two estimators have a gradient at {probed.n} clean images")
     with_others = {
         name: float(torch.tensor([c for pair, c in cosines.items() if name in pair]).median()) for name in found
     }
@@ -71,17 +75,23 @@ def agreement(probed: Probed) -> Verdict:
     listed = ", ".join(f"{name} {value:.2f}" for name, value in with_others.items())
     return Verdict(
         with_others[least] >= AGREEMENT,
-        f"median cosine with the other estimators at {probed.n} clean images: {listed}",
+        f"median cosine with the other estimators at {probed.n} clean images: {listed}"
+        + (f"; no gradient: {', '.join(blind)}" if blind else ""),
         f"Find out whether {least} or the others are wrong: attack with each, and keep both in the suite.",
     )
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:
     """The median over samples where both gradients are finite and not zero; 0 if there is none."""
-    usable = a.isfinite().all(1) & b.isfinite().all(1) & (a != 0).any(1) & (b != 0).any(1)
+    usable = _usable(a) & _usable(b)
     if not usable.any():
         return 0.0
     return float(torch.nn.functional.cosine_similarity(_scaled(a[usable]), _scaled(b[usable])).median())
+
+
+def _usable(gradients: Tensor) -> Tensor:
+    """Finite and not zero, [n] bool."""
+    return gradients.isfinite().all(1) & (gradients != 0).any(1)
 
 
 def _scaled(a: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from robustspike.doubts.probed import POINTS, Probe, Probed, Run, count, union, weaker
+from robustspike.doubts.probed import POINTS, Missing, MissingError, Probe, Probed, Run, count, union, weaker
 from robustspike.doubts.probes import EOT, QUERIES, STEPS
 from robustspike.doubts.verdicts import Check, Verdict
 
@@ -85,6 +85,8 @@ def blind(attack: str, words: str) -> Callable[[Probed], Verdict]:
     def judge(probed: Probed) -> Verdict:
         found, (known, together) = probed.broke(attack), by_gradients(probed)
         beyond, allowed = count(found & ~known), allowed_beyond(probed.n)
+        if probed.n <= allowed:
+            raise MissingError(Missing(f"only {probed.n} samples: all of them could be chance", failed=False))
         return Verdict(
             beyond <= allowed,
             f"{words} break {count(found)} of {probed.n}, {beyond} of them missed by gradients ({allowed} may be chance); "
