@@ -251,16 +251,14 @@ def test_an_estimator_without_a_gradient_is_named_and_left_out_of_the_agreement(
 
 
 def test_so_few_samples_that_nothing_could_fail_are_no_pass():
-    few = dataclasses.replace(
-        HONEST, n=4, runs={p: dataclasses.replace(r, broke=r.broke[:4]) for p, r in HONEST.runs.items()}
-    )
-    for name in ("one step beats many", "more steps, less success", "stronger estimator"):
-        found = CHECKS[name].finding(few)
+    def first(n):
+        runs = {probe: dataclasses.replace(run, broke=run.broke[:n]) for probe, run in HONEST.runs.items()}
+        return dataclasses.replace(HONEST, n=n, runs=runs)
+
+    for name in ("one step beats many", "more steps, less success"):
+        found = CHECKS[name].finding(first(4))
         assert (found.passed, found.evidence) == (None, "only 4 samples: no difference could be beyond chance")
-    two = dataclasses.replace(
-        HONEST, n=2, runs={p: dataclasses.replace(r, broke=r.broke[:2]) for p, r in HONEST.runs.items()}
-    )
-    assert CHECKS["noise beats gradients"].finding(two).passed is None
+    assert CHECKS["noise beats gradients"].finding(first(2)).passed is None
 
 
 def test_gradients_that_never_ran_leave_blind_attacks_ahead():

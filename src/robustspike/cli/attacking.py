@@ -130,17 +130,14 @@ def attack_command(
 
     torchrun --nproc-per-node 2 -m robustspike.cli attack runs/b --eps 8/255   (two processes share the work)
     """
-    if suite is not None and attack:
-        raise ValueError(f"--suite {suite} and --attack {attack[0]} exclude each other: leave one out")
+    suite, samples = _suite_and_draws(run, suite, attack, samples)
     radii = _radii(eps, run, norm)
-    if samples is None and suite in (None, "standard") and not attack:
-        samples = 20 if ENCODERS[read_experiment(run).encoder].stochastic else None
     single = {"step_size": number(step_size, "--step-size"), "restarts": restarts, "samples": samples}
     lengths, spend = whole_numbers(steps, "--steps"), parse_budget(budget) if budget else None
 
     def suite_of(radius: str, models: Sequence[nn.Module]) -> Suite:
         return make_suite(
-            radius, suite or "standard", attacks=attack or (), estimators=estimator or (), norm=norm, steps=lengths,
+            radius, suite, attacks=attack or (), estimators=estimator or (), norm=norm, steps=lengths,
             sources=models, loss=loss, targets=targets, queries=queries, **single,
         )  # fmt: skip
 
@@ -163,6 +160,18 @@ def attack_command(
     where = "Every sample's outcome is in " + ", ".join(map(str, outcomes))
     finished = all(outcome.finished for outcome in outcomes.values())
     say(f"{where}. {f'Next: robustspike report {shlex.quote(str(run))}' if finished else 'Go on with --resume.'}")
+
+
+def _suite_and_draws(
+    run: Path, suite: str | None, attack: Sequence[str] | None, samples: int | None
+) -> tuple[str, int | None]:
+    """The suite's name, and the draws for each gradient: 20 where the default suite meets a stochastic network."""
+    if suite is not None and attack:
+        raise ValueError(f"--suite {suite} and --attack {attack[0]} exclude each other: leave one out")
+    suite = suite or "standard"
+    if samples is None and suite == "standard" and not attack and ENCODERS[read_experiment(run).encoder].stochastic:
+        samples = 20
+    return suite, samples
 
 
 def _radii(text: str | None, run: Path, norm: str) -> list[str]:
