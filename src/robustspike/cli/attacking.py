@@ -130,8 +130,7 @@ def attack_command(
 
     torchrun --nproc-per-node 2 -m robustspike.cli attack runs/b --eps 8/255   (two processes share the work)
     """
-    suite, samples = _suite_and_draws(run, suite, attack, samples)
-    radii = _radii(eps, run, norm)
+    (suite, samples), radii = _suite_and_draws(run, suite, attack, samples), _radii(eps, run, norm)
     single = {"step_size": number(step_size, "--step-size"), "restarts": restarts, "samples": samples}
     lengths, spend = whole_numbers(steps, "--steps"), parse_budget(budget) if budget else None
 
@@ -157,9 +156,9 @@ def attack_command(
     tell(list(outcomes.values()))
     if transfer_from:
         say(f"Transferred from, in this order: {', '.join(transfer_from)}.")
-    where = "Every sample's outcome is in " + ", ".join(map(str, outcomes))
     finished = all(outcome.finished for outcome in outcomes.values())
-    say(f"{where}. {f'Next: robustspike report {shlex.quote(str(run))}' if finished else 'Go on with --resume.'}")
+    then = f"Next: robustspike report {shlex.quote(str(run))}" if finished else "Go on with --resume."
+    say(f"Every sample's outcome is in {', '.join(map(str, outcomes))}. {then}")
 
 
 def _suite_and_draws(
