@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustspike.attacks.attempt import Attempt, adversarial_examples
+from robustspike.attacks.attempt import Attempt, adversarial_examples, check_counts, repeats
 from robustspike.attacks.losses import targeted_dlr, targeted_margin
-from robustspike.attacks.view import View, may_stop, towards_each
+from robustspike.attacks.view import View, climb_towards_each
 from robustspike.balls import Ball
 from robustspike.draws import Draws
 from robustspike.gradients import BPTT, Estimator, Loss, cross_entropy
@@ -143,9 +143,7 @@ class APGD:
     label: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "restarts", "samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be ≥ 1, got {getattr(self, name)}")
+        check_counts(self, "steps", "restarts", "samples")
         if self.targets < 0:
             raise ValueError(f"targets must be ≥ 0 (0: untargeted), got {self.targets}")
 
@@ -155,23 +153,10 @@ class APGD:
             return self.label
         loss = getattr(self.loss, "__name__", type(self.loss).__name__)
         what = {"cross_entropy": "CE"}.get(loss, loss.upper()) if self.targets == 0 else f"T{self.targets}"
-        unusual = (
-            f", {self.restarts} restarts" if self.restarts > 1 else "",
-            f", {self.samples} draws" if self.samples > 1 else "",
-        )
-        return f"APGD-{what}-{self.steps}" + "".join(unusual)
+        return f"APGD-{what}-{self.steps}{repeats(self)}"
 
     __call__ = adversarial_examples
-
-    def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
-        """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
-        draws = Draws.fresh(len(x), x.device) if draws is None else draws
-        stop = may_stop(self.early_stop, model, x)
-
-        def climb(k: int, which: Tensor, draws: Draws, target: Tensor | None) -> Attempt:
-            return self._climb(model, x[which], y[which], draws, stop, target)
-
-        return towards_each(model, x, y, draws, self.targets, self.restarts, climb)
+    run = climb_towards_each
 
     def _climb(
         self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, stop: bool, target: Tensor | None

@@ -85,6 +85,23 @@ def adversarial_examples(self: Any, model: nn.Module, x: Tensor, y: Tensor, draw
     return self.run(model, x, y, draws).x_adv
 
 
+def check_counts(attack: Any, *names: str) -> None:
+    """Refuse an attack of fewer than one of these.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name in names:
+        if getattr(attack, name) < 1:
+            raise ValueError(f"{name} must be ≥ 1, got {getattr(attack, name)}")
+
+
+def repeats(attack: Any) -> str:
+    """The end of an attack's name: its restarts and draws where they are more than one."""
+    counted = ((attack.restarts, "restarts"), (attack.samples, "draws"))
+    return "".join(f", {count} {what}" for count, what in counted if count > 1)
+
+
 def shared_ball(attacks: Iterable[Any], whose: str) -> Any:
     """The one ball of several attacks, None where none has a ball.
 

@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustspike.attacks.attempt import Attempt, adversarial_examples, best_of
+from robustspike.attacks.attempt import Attempt, adversarial_examples, best_of, check_counts, repeats
 from robustspike.attacks.losses import margin, targeted_margin
-from robustspike.attacks.view import View, may_stop
+from robustspike.attacks.view import View, may_stop, others
 from robustspike.balls import Ball
 from robustspike.draws import Draws
 from robustspike.gradients import BPTT, Estimator, errs
@@ -77,9 +77,7 @@ class FAB:
     label: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "targets", "restarts", "samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be ≥ 1, got {getattr(self, name)}")
+        check_counts(self, "steps", "targets", "restarts", "samples")
         if not (0 <= self.alpha_max <= 1 and 1 <= self.eta < math.inf and 0 <= self.beta < 1):
             raise ValueError(
                 "alpha_max must lie in [0, 1], eta be finite and ≥ 1, beta lie in [0, 1), "
@@ -92,12 +90,8 @@ class FAB:
     def name(self) -> str:
         if self.label is not None:
             return self.label
-        unusual = (
-            f", {self.targets} targets" if self.targets != 9 else "",
-            f", {self.restarts} restarts" if self.restarts > 1 else "",
-            f", {self.samples} draws" if self.samples > 1 else "",
-        )
-        return f"FAB-T-{self.steps}" + "".join(unusual)
+        targets = f", {self.targets} targets" if self.targets != 9 else ""
+        return f"FAB-T-{self.steps}{targets}{repeats(self)}"
 
     __call__ = adversarial_examples
 
@@ -109,7 +103,7 @@ class FAB:
             return attempt
         view = View(model, attempt, y, draws.fork("clean"), estimator=BPTT(), loss=margin, samples=self.samples)
         logits, _ = view.losses(x, 0)
-        rivals = logits.scatter(1, y[:, None], -math.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
+        rivals = others(logits, y)
         stop = may_stop(self.early_stop, model, x)
         if stop:
             view.keep(view.standing(logits, x))

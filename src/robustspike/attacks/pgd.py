@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from robustspike.attacks.attempt import Attempt, adversarial_examples, best_of
+from robustspike.attacks.attempt import Attempt, adversarial_examples, best_of, check_counts, repeats
 from robustspike.attacks.view import View, may_stop
 from robustspike.balls import Ball
 from robustspike.draws import Draws
@@ -55,9 +55,7 @@ class PGD:
     label: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "restarts", "samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be ≥ 1, got {getattr(self, name)}")
+        check_counts(self, "steps", "restarts", "samples")
         if self.step_size is not None and not 0 < self.step_size < float("inf"):
             raise ValueError(f"step_size must be positive and finite, in pixel units, got {self.step_size}")
         if self.random_start not in (True, False, "sign"):
@@ -77,10 +75,8 @@ class PGD:
             start,
             f", {loss} loss" if self.loss is not cross_entropy else "",
             f", step {self.step_size:.3g}" if self.step_size is not None else "",
-            f", {self.restarts} restarts" if self.restarts > 1 else "",
-            f", {self.samples} draws" if self.samples > 1 else "",
         )
-        return f"PGD-{self.steps}" + "".join(unusual)
+        return f"PGD-{self.steps}" + "".join(unusual) + repeats(self)
 
     __call__ = adversarial_examples
 

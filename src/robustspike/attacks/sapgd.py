@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from robustspike.attacks.apgd import checkpoints
-from robustspike.attacks.attempt import Attempt, adversarial_examples
+from robustspike.attacks.attempt import Attempt, adversarial_examples, check_counts, repeats
 from robustspike.attacks.losses import targeted_margin
-from robustspike.attacks.view import View, may_stop, towards_each
+from robustspike.attacks.view import View, climb_towards_each
 from robustspike.balls import Ball
 from robustspike.draws import Draws
 from robustspike.gradients import BPTT, Estimator, Loss, cross_entropy
@@ -82,9 +82,7 @@ class SAPGD:
     label: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "restarts", "samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be ≥ 1, got {getattr(self, name)}")
+        check_counts(self, "steps", "restarts", "samples")
         if self.targets < 0:
             raise ValueError(f"targets must be ≥ 0 (0: untargeted), got {self.targets}")
 
@@ -93,24 +91,12 @@ class SAPGD:
         if self.label is not None:
             return self.label
         loss = getattr(self.loss, "__name__", type(self.loss).__name__)
-        unusual = (
-            f", {loss} loss" if self.loss is not cross_entropy and not self.targets else "",
-            f", {self.restarts} restarts" if self.restarts > 1 else "",
-            f", {self.samples} draws" if self.samples > 1 else "",
-        )
-        return f"SA-PGD-{f'T{self.targets}-' if self.targets else ''}{self.steps}" + "".join(unusual)
+        what = f"T{self.targets}-" if self.targets else ""
+        other = f", {loss} loss" if self.loss is not cross_entropy and not self.targets else ""
+        return f"SA-PGD-{what}{self.steps}{other}{repeats(self)}"
 
     __call__ = adversarial_examples
-
-    def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
-        """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
-        draws = Draws.fresh(len(x), x.device) if draws is None else draws
-        stop = may_stop(self.early_stop, model, x)
-
-        def climb(k: int, which: Tensor, draws: Draws, target: Tensor | None) -> Attempt:
-            return self._climb(model, x[which], y[which], draws, stop, target)
-
-        return towards_each(model, x, y, draws, self.targets, self.restarts, climb)
+    run = climb_towards_each
 
     def _climb(
         self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, stop: bool, target: Tensor | None

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustspike.attacks.attempt import Attempt, adversarial_examples
+from robustspike.attacks.attempt import Attempt, adversarial_examples, check_counts
 from robustspike.attacks.losses import margin
 from robustspike.attacks.view import View, may_stop
 from robustspike.balls import Ball
@@ -67,9 +67,7 @@ class Square:
     label: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("queries", "samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be ≥ 1, got {getattr(self, name)}")
+        check_counts(self, "queries", "samples")
         if not 0 < self.p_init <= 1:
             raise ValueError(f"p_init must lie in (0, 1], a share of the places, got {self.p_init}")
         if self.ball.norm not in _MOVES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,28 +88,35 @@ def may_stop(early_stop: bool, model: nn.Module, x: Tensor) -> bool:
     return early_stop and calls_for(model, x) == 1
 
 
+def others(logits: Tensor, y: Tensor) -> Tensor:
+    """The classes other than y, likeliest first, [N, K − 1]."""
+    order = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+    return order[order != y[:, None]].reshape(len(y), -1)
+
+
 def rivals(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, count: int) -> Tensor:
     """The ``count`` classes other than y that the model finds likeliest at x, likeliest first, [N, ≤ count]."""
     with torch.no_grad(), frozen(model), sampling(draws.fork("rivals")):
         logits = model(x).nan_to_num(-torch.inf)
-    order = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
-    return order[order != y[:, None]].reshape(len(x), -1)[:, :count]
+    return others(logits, y)[:, :count]
 
 
-def towards_each(
-    model: nn.Module, x: Tensor, y: Tensor, draws: Draws, targets: int, restarts: int,
-    run: Callable[[int, Tensor, Draws, Tensor | None], Attempt],
-) -> Attempt:  # fmt: skip
-    """The best of ``restarts`` runs, or of one towards each of so many likeliest other classes and restart.
+def climb_towards_each(self: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
+    """x_adv and costs, see :class:`robustspike.attacks.Attempt`: the best of ``self.restarts`` climbs.
 
-    ``run(k, which, draws, target)`` gets the samples that no earlier one broke and their target classes (None: untargeted).
+    With ``self.targets`` it is the best of as many towards each of so many likeliest other classes. ``self._climb(model, x,
+    y, draws, stop, target)`` gets the samples that no earlier one broke, and their target classes (None: untargeted).
     """
-    order = rivals(model, x, y, draws, targets) if targets and len(x) else None
+    draws = Draws.fresh(len(x), x.device) if draws is None else draws
+    stop = may_stop(self.early_stop, model, x)
+    order = rivals(model, x, y, draws, self.targets) if self.targets and len(x) else None
     count = 1 if order is None else order.shape[1]
 
-    def one(k: int, which: Tensor, draws: Draws) -> Attempt:
-        return run(k, which, draws, None if order is None else order[which, k % count])
+    def climb(k: int, which: Tensor, draws: Draws) -> Attempt:
+        target = None if order is None else order[which, k % count]
+        attempt: Attempt = self._climb(model, x[which], y[which], draws, stop, target)
+        return attempt
 
-    attempt = best_of(model, x, y, draws, restarts * count, one)
+    attempt = best_of(model, x, y, draws, self.restarts * count, climb)
     attempt.queries += order is not None
     return attempt
