@@ -13,6 +13,7 @@ from robustspike.attacks import (
     SAPGD,
     SUITES,
     EncodedPGD,
+    FromClean,
     GaussianNoise,
     Square,
     Suite,
@@ -51,8 +52,8 @@ __version__ = "0.1.0"
 __all__ = [
     "APGD", "ASSG", "ATTACKS", "BPTR", "BPTT", "CBA", "DEFENCES", "ESTIMATORS", "FAB", "HART", "L2", "LIF", "MODELS",
     "PDSG", "PGD", "RGA", "SAPGD", "SNN", "SUITES", "SURROGATES", "ArcTan", "Budget", "Doubts", "Draws", "EncodedPGD",
-    "Exponential", "Finding", "Gaussian", "GaussianNoise", "Linf", "Objective", "Outcome", "OverTime", "Rectangle",
-    "Sigmoid", "Square", "StraightThrough", "Suite", "Transfer", "Triangle", "UniformNoise", "WorstOf", "data",
+    "Exponential", "Finding", "FromClean", "Gaussian", "GaussianNoise", "Linf", "Objective", "Outcome", "OverTime",
+    "Rectangle", "Sigmoid", "Square", "StraightThrough", "Suite", "Transfer", "Triangle", "UniformNoise", "WorstOf", "data",
     "defences", "encoded_fgsm", "estimating", "evaluate", "fgsm", "fit", "input_gradient", "load_model",
     "load_outcome", "mcnemar", "models", "parse_budget", "relu_network", "relu_twin", "repeat", "rfgsm", "save_model",
     "suites", "undefended_twin",

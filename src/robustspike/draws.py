@@ -56,7 +56,10 @@ class Draws:
 
     @classmethod
     def fresh(cls, n: int, device: torch.device | str = "cpu") -> Draws:
-        """Streams seeded from PyTorch's global generator, for use outside an evaluation."""
+        """The streams in force, forked, where they are for n samples; else some seeded from PyTorch's global generator."""
+        current = _current.get()
+        if current is not None and len(current) == n:
+            return current.fork("fresh")
         seed = int(torch.randint(2**62, ()).item())
         return cls.of(seed, torch.arange(n, device=device))
 

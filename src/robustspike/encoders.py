@@ -5,6 +5,9 @@ Each also declares ``rate(x)``, the time average that it encodes, [N, ...]: what
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -144,3 +147,22 @@ ENCODERS: dict[str, type[Direct] | type[Poisson] | type[Phase] | type[Frames]] =
     "phase": Phase,
     "frames": Frames,
 }
+
+
+@contextlib.contextmanager
+def presenting(model: nn.Module, time_steps: int) -> Iterator[None]:
+    """Within the block the model takes codes [N, T, ...] of so many steps in place of images: its encoder is ``Frames``.
+
+    Example:
+        >>> from robustspike.encoders import presenting
+        >>> model = digits_cnn(time_steps=8)
+        >>> with presenting(model, 3):
+        ...     model(torch.rand(2, 3, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+    encoder = model.encoder
+    model.encoder = Frames(time_steps)
+    try:
+        yield
+    finally:
+        model.encoder = encoder

@@ -9,7 +9,7 @@ from torch import nn
 
 from robustspike.attacks import PGD
 from robustspike.balls import Linf
-from robustspike.defences import DEFENCES, GradientSparsity, Objective
+from robustspike.defences import DEFENCES, CosineRamp, GradientSparsity, Objective
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ATTACK = PGD(Linf(0.1), steps=2)
@@ -61,9 +61,9 @@ def test_batchnorm_buffers_change_in_training_mode_only(name):
     after = record_of(model)
     assert after["training"] == [True] * len(after["training"])
     assert after["state"] != before["state"]
-    # The attack's forward passes do not count: one pass for the loss, one more for the finite difference.
-    regularised = name in ("sr", "sr-star")
-    assert int(model.layers[1].num_batches_tracked) - passes == 1 + regularised
+    # The attack's forward passes do not count: one pass for the loss, one more for the other point or period.
+    twice = ("sr", "sr-star", "gr", "trades", "mart", "alp", "hire", "mppd")
+    assert int(model.layers[1].num_batches_tracked) - passes == 1 + (name in twice)
 
 
 @names
@@ -77,32 +77,51 @@ def test_works_in_a_plain_loop_of_torch(name):
         loss = objective(model, x, y)
         loss.backward()
         optimizer.step()
+        objective.after_step(model)
         losses.append(loss.item())
     assert min(losses[-3:]) < 0.9 * losses[0]
 
 
+NEEDS = {"hire": "module `encoder`", "mppd": "no spiking layer", "mpd-sgr": "no spiking layer", "tgo": "no spiking layer"}
+
+
 @names
-def test_any_network_of_torch_can_be_defended(name):
+def test_any_network_of_torch_can_be_defended_or_hears_what_is_missing(name):
     torch.manual_seed(0)
     model, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 4)), batch()
+    if name in NEEDS:
+        with pytest.raises(ValueError, match=NEEDS[name]):
+            make(name)(model, x, y)
+        return
     make(name)(model, x, y).backward()
     assert all(p.grad.abs().max() > 0 for p in model.parameters())
 
 
+WEIGHTS = {
+    "sr": 0.008, "sr-star": 0.002, "rat-penalty": 0.001, "gr": 0.1, "trades": 6.0, "mart": 6.0, "alp": 0.5, "clp": 0.5,
+    "mppd": 1.0, "mpd-sgr": 0.1, "tgo": CosineRamp(0.4),
+}  # fmt: skip
+NAMES = {
+    "vanilla": "vanilla", "at": "AT", "rat": "RAT", "rat-penalty": "RAT penalty", "sr": "SR", "sr-star": "SR*", "gr": "GR",
+    "trades": "TRADES", "mart": "MART", "alp": "ALP", "clp": "CLP", "hire": "HIRE", "mppd": "MPPD-TV-l1",
+    "mpd-sgr": "MPD-SGR", "tgo": "TGO",
+}  # fmt: skip
+
+
 @names
-def test_the_published_weight_decay_and_a_name(name):
+def test_a_name_and_the_published_settings(name):
     objective = make(name)
     assert isinstance(objective, Objective)
-    assert objective.weight_decay == 5e-4
-    assert objective.name == {"vanilla": "vanilla", "at": "AT", "sr": "SR", "sr-star": "SR*"}[name]
-    assert (objective.perturb is ATTACK) == ("attack" in inspect.signature(DEFENCES[name]).parameters)
+    assert objective.name == NAMES[name]
+    assert objective.weight_decay == (0 if name.startswith("rat") else 5e-4)
+    assert objective.parts[-1].weight == WEIGHTS.get(name, 1.0)
+    wants_attack = "attack" in inspect.signature(DEFENCES[name]).parameters
+    assert any(part.attack is ATTACK for part in objective.parts) == wants_attack
 
 
-@pytest.mark.parametrize(("name", "weight"), [("sr", 0.008), ("sr-star", 0.002)])
-def test_the_published_weight_and_form_of_the_penalty(name, weight):
-    (_, _), (got, term) = make(name).terms
-    assert got == weight
-    assert term == GradientSparsity(h=0.01, classes="two", penalty="abs")
+@pytest.mark.parametrize("name", ["sr", "sr-star"])
+def test_the_published_form_of_the_penalty(name):
+    assert make(name).parts[-1].term == GradientSparsity(h=0.01, classes="two", penalty="abs", form="difference")
 
 
 @pytest.mark.parametrize("name", ["sr", "sr-star"])

@@ -10,8 +10,7 @@ from torch import nn
 
 from robustspike.attacks import PGD
 from robustspike.balls import Linf
-from robustspike.defences import CrossEntropy, GradientSparsity, Objective, at, sr, sr_star, vanilla
-from robustspike.defences.objective import Batch
+from robustspike.defences import Batch, CrossEntropy, GradientSparsity, Objective, Part, Point, at, sr, sr_star, vanilla
 from robustspike.defences.terms import strongest_rival, true_class_probability
 from robustspike.draws import Draws
 
@@ -46,7 +45,8 @@ forms = pytest.mark.parametrize("classes", FORMS)
 
 
 def penalty(model, x, y, **options):
-    return GradientSparsity(**options)(Batch(model, x.clone().requires_grad_(), y))
+    point = Point(model, x.clone().requires_grad_())
+    return GradientSparsity(**options)(Batch(model, y, point, point))
 
 
 def test_the_strongest_rival_is_the_largest_other_logit():
@@ -247,7 +247,7 @@ def test_any_callable_may_perturb():
 
 def test_an_objective_is_the_weighted_sum_of_its_terms():
     model, (x, y) = tanh_net(), batch()
-    objective = Objective("mine", ((2.0, CrossEntropy()), (0.5, GradientSparsity(h=0.1))))
+    objective = Objective("mine", (Part(CrossEntropy(), 2.0), Part(GradientSparsity(h=0.1), 0.5)))
     expected = 2 * vanilla()(model, x, y) + 0.5 * penalty(model, x, y, h=0.1)
     torch.testing.assert_close(objective(model, x, y), expected)
     assert objective.weight_decay == 5e-4
@@ -261,7 +261,7 @@ def test_a_term_of_weight_zero_is_not_computed():
             raise AssertionError("computed")
 
     model, (x, y) = tanh_net(), batch()
-    loss = Objective("mine", ((1.0, CrossEntropy()), (0.0, Dear())))(model, x, y)
+    loss = Objective("mine", (Part(CrossEntropy()), Part(Dear(), 0.0)))(model, x, y)
     assert torch.equal(loss, vanilla()(model, x, y))
 
 
@@ -279,6 +279,8 @@ def test_a_stochastic_model_draws_the_same_numbers_at_both_points():
     model = small_snn(encoder="poisson").eval()
     x, y = torch.rand(16, 1, 8, 8), torch.arange(16) % 4
     torch.manual_seed(0)
-    batch = Batch(model, x.requires_grad_(), y)
-    assert torch.equal(batch.forward(x), batch.logits)
+    draws = Draws.of(0, torch.arange(16))
+    point = Point(model, x.requires_grad_(), draws)
+    batch = Batch(model, y, point, point)
+    assert torch.equal(point.forward(x), point.logits)
     assert GradientSparsity(h=1e-7)(batch).item() < 100  # a flipped spike would be worth thousands

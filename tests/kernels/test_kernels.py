@@ -20,6 +20,7 @@ from robustspike.surrogates import (
     Sigmoid,
     StraightThrough,
     Triangle,
+    spike,
 )
 
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C compiler, or no place to keep the kernel")
@@ -186,8 +187,29 @@ def test_compiled_potentials_equal_those_of_the_loop_bit_for_bit(dtype):
             assert got.dtype == expected.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
             assert got.stride() == expected.stride(), layout
             assert torch.equal(bits(got), bits(expected)), (layout, constants)
-            assert not got.requires_grad
+            with torch.no_grad():
+                assert not kernels.potentials(currents, constants).requires_grad
             assert torch.equal((got >= THETA).to(dtype), kernels.fire(currents, constants)), layout
+
+
+@pytest.mark.parametrize("kernel", ["loop", *FUSED])
+def test_potentials_are_differentiable_as_the_recursion_under_autograd(kernel):
+    for leak, hard, detach in SETTINGS:
+        constants = neuron(Triangle(), leak, hard, detach)
+        currents = random(6, 20).double().requires_grad_()
+        v, potentials = torch.zeros(20, dtype=torch.float64), []
+        for current in currents:
+            u = leak * v + current
+            s = spike(u - THETA, Triangle())
+            s = s.detach() if detach else s
+            v = u * (1 - s) if hard else u - THETA * s
+            potentials.append(u)
+        upstream = random(6, 20).double()
+        (expected,) = torch.autograd.grad(torch.stack(potentials), currents, upstream)
+        with kernels.kernel(kernel):
+            got = kernels.potentials(currents, constants)
+            torch.testing.assert_close(torch.autograd.grad(got, currents, upstream)[0], expected)
+        torch.testing.assert_close(got, torch.stack(potentials))
 
 
 @pytest.mark.parametrize("kernel", ["loop", *FUSED])

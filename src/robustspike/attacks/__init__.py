@@ -10,7 +10,7 @@ from robustspike.attacks.attempt import Attack, Attempt
 from robustspike.attacks.combine import Transfer, WorstOf
 from robustspike.attacks.encoded import EncodedPGD, encoded_fgsm
 from robustspike.attacks.fab import FAB
-from robustspike.attacks.losses import LOSSES
+from robustspike.attacks.losses import LOSSES, FromClean
 from robustspike.attacks.noise import GaussianNoise, UniformNoise
 from robustspike.attacks.pgd import PGD, fgsm, rfgsm
 from robustspike.attacks.sapgd import SAPGD
@@ -28,6 +28,7 @@ __all__ = [
     "Attack",
     "Attempt",
     "EncodedPGD",
+    "FromClean",
     "GaussianNoise",
     "Square",
     "Suite",

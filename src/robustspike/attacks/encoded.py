@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustspike.attacks.attempt import Attempt, adversarial_examples, calls_for
 from robustspike.balls import Ball
 from robustspike.draws import Draws, sampling
-from robustspike.encoders import Frames
+from robustspike.encoders import presenting
 from robustspike.gradients import BPTT, Estimator, Loss, Memory, cross_entropy, errs, estimating, frozen, look
 
 
@@ -168,11 +168,8 @@ def _presented(model: nn.Module, x: Tensor, draws: Draws | None) -> Iterator[Ten
             f"calls, as robustspike's networks have; got {type(model).__name__}; attack its pixels (PGD) instead"
         )
     code = _code(encoder, model, x, draws)
-    model.encoder = Frames(code.shape[1])
-    try:
+    with presenting(model, code.shape[1]):
         yield code
-    finally:
-        model.encoder = encoder
 
 
 def _code(encoder: nn.Module, model: nn.Module, x: Tensor, draws: Draws | None) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from robustspike.gradients import cross_entropy
 
-__all__ = ["LOSSES", "cross_entropy", "dlr", "margin", "targeted_dlr", "targeted_margin"]
+__all__ = ["LOSSES", "FromClean", "cross_entropy", "dlr", "margin", "targeted_dlr", "targeted_margin"]
 
 
 def _of(logits: Tensor, classes: Tensor) -> Tensor:
@@ -73,6 +75,28 @@ def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
         [-1.0]
     """
     return _of(logits, target) - _of(logits, y)
+
+
+@dataclass(frozen=True)
+class FromClean:
+    """KL(p(x) ‖ p(x_adv)), how far the answer is from the one to the clean image, whatever the label, [N].
+
+    Its gradient is 0 at x itself: an attack on it needs a random start. PGD gives it the clean logits as third argument.
+
+    Source: Zhang et al. 2019 (TRADES), the inner maximisation.
+
+    Example:
+        >>> from robustspike.attacks.losses import FromClean
+        >>> clean = torch.log(torch.tensor([[0.5, 0.5]]))
+        >>> FromClean()(torch.log(torch.tensor([[0.75, 0.25]])), torch.tensor([0]), clean)
+        tensor([0.1438])
+    """
+
+    compares: ClassVar[bool] = True
+
+    def __call__(self, logits: Tensor, y: Tensor, clean: Tensor) -> Tensor:
+        log_p, log_q = clean.log_softmax(1), logits.log_softmax(1)
+        return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
 def _need(logits: Tensor, classes: int, name: str) -> None:

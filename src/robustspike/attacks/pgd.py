@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from robustspike.attacks.attempt import Attempt, adversarial_examples, best_of, check_counts, repeats
-from robustspike.attacks.view import View, may_stop
+from robustspike.attacks.losses import FromClean
+from robustspike.attacks.view import View, answers, may_stop
 from robustspike.balls import Ball
 from robustspike.draws import Draws
 from robustspike.gradients import BPTT, Estimator, Loss, cross_entropy
@@ -24,7 +25,7 @@ class PGD:
         random_start: True starts from a uniform point of the ball, False from x; "sign" from x + (ε/2)·(±1) (R-FGSM).
         restarts: repetitions from new random starts, for the samples that are not broken yet; the best one is kept.
         estimator: how the gradient passes through the neurons.
-        loss: of (logits [N, K], y [N]) to [N], ascended.
+        loss: of (logits [N, K], y [N]) to [N], ascended; or :class:`FromClean`, the divergence from the clean answer.
         samples: gradients of so many fresh draws of a stochastic model are averaged before the step is taken.
         early_stop: keep the first iterate that the model errs on and spend nothing more on that sample. Evaluations want
             it (a sample once broken is broken); training does not. Ignored where one lucky draw could end the attack (a
@@ -49,7 +50,7 @@ class PGD:
     random_start: bool | str = True
     restarts: int = 1
     estimator: Estimator = field(default_factory=BPTT)
-    loss: Loss = cross_entropy
+    loss: Loss | FromClean = cross_entropy
     samples: int = 1
     early_stop: bool = False
     label: str | None = None
@@ -84,15 +85,20 @@ class PGD:
         """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""
         draws = Draws.fresh(len(x), x.device) if draws is None else draws
         stop = may_stop(self.early_stop, model, x)
+        clean = answers(model, x, draws) if getattr(self.loss, "compares", False) else None
 
         def climb(k: int, which: Tensor, draws: Draws) -> Attempt:
-            return self._climb(model, x[which], y[which], draws, stop)
+            return self._climb(model, x[which], y[which], draws, stop, None if clean is None else clean[which])
 
-        return best_of(model, x, y, draws, self.restarts, climb)
+        attempt = best_of(model, x, y, draws, self.restarts, climb)
+        attempt.queries += clean is not None
+        return attempt
 
-    def _climb(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, stop: bool) -> Attempt:
+    def _climb(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, stop: bool, clean: Tensor | None) -> Attempt:
         attempt, here = Attempt.begin(x), self._start(x, draws)
-        view = View(model, attempt, y, draws, estimator=self.estimator, loss=self.loss, samples=self.samples)
+        view = View(
+            model, attempt, y, draws, estimator=self.estimator, loss=self.loss, samples=self.samples, target=clean
+        )
         step_size = 2.5 * self.ball.eps / self.steps if self.step_size is None else self.step_size
         for step in range(self.steps):
             logits, _, gradient = view(here, step)

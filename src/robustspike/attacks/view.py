@@ -25,7 +25,7 @@ class View:
         y: [N] labels.
         estimator, loss, samples: as in :class:`robustspike.PGD`.
         draws: [N] streams.
-        target: [N] classes; where given, ``loss`` is called with it as third argument.
+        target: [N, ...], classes or clean logits; where given, ``loss`` is called with it as third argument.
     """
 
     def __init__(
@@ -96,9 +96,14 @@ def others(logits: Tensor, y: Tensor) -> Tensor:
 
 def rivals(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, count: int) -> Tensor:
     """The ``count`` classes other than y that the model finds likeliest at x, likeliest first, [N, ≤ count]."""
+    return others(answers(model, x, draws).nan_to_num(-torch.inf), y)[:, :count]
+
+
+def answers(model: nn.Module, x: Tensor, draws: Draws) -> Tensor:
+    """The model's logits [N, K] for the images as they are, without gradient."""
     with torch.no_grad(), frozen(model), sampling(draws.fork("rivals")):
-        logits = model(x).nan_to_num(-torch.inf)
-    return others(logits, y)[:, :count]
+        logits: Tensor = model(x)
+    return logits
 
 
 def climb_towards_each(self: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:

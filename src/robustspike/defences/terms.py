@@ -1,8 +1,10 @@
-"""Terms of training objectives, each the equation of its paper."""
+"""Terms of one point: cross-entropy, and how fast an output of the network changes with the pixels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +15,20 @@ from robustspike.defences.objective import Batch
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Mean cross-entropy of the logits."""
+    """Mean cross-entropy of the logits with targets (1 − a)·one-hot + a/K, a = ``label_smoothing``.
 
-    differentiates_input: bool = False
+    Example:
+        >>> from robustspike.defences import CrossEntropy
+        >>> CrossEntropy().label_smoothing
+        0.0
+    """
+
+    differentiates_input: ClassVar[bool] = False
+    reads_layers: ClassVar[bool] = False
+    label_smoothing: float = 0.0
 
     def __call__(self, batch: Batch) -> Tensor:
-        return F.cross_entropy(batch.logits, batch.y)
+        return F.cross_entropy(batch.point.logits, batch.y, label_smoothing=self.label_smoothing)
 
 
 def strongest_rival(logits: Tensor, y: Tensor) -> Tensor:
@@ -34,6 +44,31 @@ def true_class_probability(logits: Tensor, y: Tensor, rival: Tensor | None) -> T
     return torch.exp(z_y - logits.logsumexp(1))
 
 
+def change_of(batch: Batch, quantity: Callable[[Tensor], Tensor], form: str, h: float, norm: str = "l1") -> Tensor:
+    """How fast a quantity [N] of the logits changes at ``batch.point.x`` in the direction d in which it grows fastest, [N].
+
+    d = sign(g) for the ℓ1 norm of g = ∇_x q, or g/‖g‖₂ for the ℓ2 norm; held constant. ``form`` "difference" is the quotient
+    (q(x + h·d) − q(x))/h, "exact" the norm ‖g‖ itself, differentiated a second time. Both points are evaluated in the mode
+    that the model is in, and the second is not clipped to [0, 1].
+    """
+    here = quantity(batch.point.logits)
+    (gradient,) = torch.autograd.grad(here.sum(), batch.point.x, retain_graph=True, create_graph=form == "exact")
+    flat = gradient.flatten(1)
+    if form == "exact":
+        return flat.abs().sum(1) if norm == "l1" else (flat.square().sum(1) + 1e-24).sqrt()
+    direction = flat.sign() if norm == "l1" else flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    there = batch.point.x.detach() + h * direction.reshape(gradient.shape)
+    return (quantity(batch.point.forward(there)) - here) / h
+
+
+def _check(h: float, **choices: tuple[str, tuple[str, str]]) -> None:
+    for name, (value, (one, other)) in choices.items():
+        if value not in (one, other):
+            raise ValueError(f'{name} must be "{one}" or "{other}", got {value!r}')
+    if not h > 0:
+        raise ValueError(f"h must be positive, in pixel units, got {h}")
+
+
 @dataclass(frozen=True)
 class GradientSparsity:
     """SR: mean |f_y(x + h·d) − f_y(x)| / h with d = sign(∇_x f_y(x)) held constant, which tends to ‖∇_x f_y‖₁ as h → 0.
@@ -42,35 +77,76 @@ class GradientSparsity:
     mode the model is in, and the second is not clipped to [0, 1].
 
     Args:
-        h: the step of the finite difference, in pixel units.
+        h: the step of the finite difference, in pixel units; not used by the exact form.
         classes: "two" (Liu 2024, eq. 9) or "all" (Liu 2023, eq. 9).
         penalty: "abs" (the papers) or "square" (their released code squares the quotient).
+        form: "difference" (the paper), or "exact": ‖∇_x f_y‖₁ by back-propagation through the gradient, with which,
+            says Liu 2024, spiking networks do not train.
 
     Raises:
-        ValueError: for another form or penalty, or h ≤ 0.
+        ValueError: for another value of these, or h ≤ 0.
 
     Source: Liu 2024, eqs. 9 and 15-17. Differs from the authors' code: theirs takes the raw logit z_y for f_y, a
     direction of unit ℓ2 norm, and half the squared quotient.
+
+    Example:
+        >>> from robustspike.defences import GradientSparsity
+        >>> GradientSparsity(classes="all").penalty
+        'abs'
     """
 
+    differentiates_input: ClassVar[bool] = True
+    reads_layers: ClassVar[bool] = False
     h: float = 0.01
     classes: str = "two"
     penalty: str = "abs"
-    differentiates_input: bool = True
+    form: str = "difference"
 
     def __post_init__(self) -> None:
-        if self.classes not in ("two", "all"):
-            raise ValueError(f'classes must be "two" or "all", got {self.classes!r}')
-        if self.penalty not in ("abs", "square"):
-            raise ValueError(f'penalty must be "abs" or "square", got {self.penalty!r}')
-        if not self.h > 0:
-            raise ValueError(f"h must be positive, in pixel units, got {self.h}")
+        _check(
+            self.h,
+            classes=(self.classes, ("two", "all")),
+            penalty=(self.penalty, ("abs", "square")),
+            form=(self.form, ("difference", "exact")),
+        )
 
     def __call__(self, batch: Batch) -> Tensor:
-        rival = strongest_rival(batch.logits, batch.y) if self.classes == "two" else None
-        f_here = true_class_probability(batch.logits, batch.y, rival)
-        (gradient,) = torch.autograd.grad(f_here.sum(), batch.x, retain_graph=True)
-        there = batch.x.detach() + self.h * gradient.sign()
-        f_there = true_class_probability(batch.forward(there), batch.y, rival)
-        quotient = (f_there - f_here) / self.h
+        rival = strongest_rival(batch.point.logits, batch.y) if self.classes == "two" else None
+        quotient = change_of(batch, lambda logits: true_class_probability(logits, batch.y, rival), self.form, self.h)
         return quotient.abs().mean() if self.penalty == "abs" else quotient.square().mean()
+
+
+@dataclass(frozen=True)
+class GradientRegularization:
+    """GR: mean ((CE(x + h·d) − CE(x)) / h)², which tends to ‖∇_x CE‖² as h → 0.
+
+    Args:
+        h: the step of the finite difference, in pixel units (ℓ2: of the whole image); not used by the exact form.
+        form: "difference" or "exact", as in :class:`GradientSparsity`.
+        norm: "l1", the dual of an L∞ attack, with d = sign(∇_x CE); or "l2" with d = ∇_x CE / ‖∇_x CE‖₂.
+
+    Raises:
+        ValueError: for another value of these, or h ≤ 0.
+
+    Source: Finlay and Oberman 2021, sections 3 and 4; Liu 2024, eq. 15 (ℓ1).
+
+    Example:
+        >>> from robustspike.defences import GradientRegularization
+        >>> GradientRegularization(norm="l2").form
+        'difference'
+    """
+
+    differentiates_input: ClassVar[bool] = True
+    reads_layers: ClassVar[bool] = False
+    h: float = 0.01
+    form: str = "difference"
+    norm: str = "l1"
+
+    def __post_init__(self) -> None:
+        _check(self.h, form=(self.form, ("difference", "exact")), norm=(self.norm, ("l1", "l2")))
+
+    def __call__(self, batch: Batch) -> Tensor:
+        def losses(logits: Tensor) -> Tensor:
+            return F.cross_entropy(logits, batch.y, reduction="none")
+
+        return change_of(batch, losses, self.form, self.h, self.norm).square().mean()

@@ -66,6 +66,39 @@ def _as_rule(estimator: Any, memory: Memory | None) -> Callable[[Any, Tensor], T
 
 
 @contextlib.contextmanager
+def recording(model: nn.Module) -> Iterator[list[tuple[Any, Tensor]]]:
+    """Within the block every forward pass notes each spiking layer and the currents [T, N, ...] that it gets, in order.
+
+    What a layer does with them is not changed, nor is an estimator in force.
+
+    Example:
+        >>> model = digits_cnn(time_steps=2)
+        >>> with gradients.recording(model) as layers:
+        ...     logits = model(torch.rand(3, 1, 8, 8))
+        >>> [tuple(currents.shape) for _, currents in layers]
+        [(2, 3, 32, 8, 8), (2, 3, 64, 8, 8), (2, 3, 64, 4, 4)]
+    """
+    layers: list[Any] = list(spiking_layers(model).values())
+    before = [layer.gradient_rule for layer in layers]
+    notes: list[tuple[Any, Tensor]] = []
+
+    def noting(rule: Callable[[Any, Tensor], Tensor] | None) -> Callable[[Any, Tensor], Tensor]:
+        def note(layer: Any, currents: Tensor) -> Tensor:
+            notes.append((layer, currents))
+            return layer.fire(currents) if rule is None else rule(layer, currents)
+
+        return note
+
+    try:
+        for layer, rule in zip(layers, before, strict=True):
+            layer.gradient_rule = noting(rule)
+        yield notes
+    finally:
+        for layer, rule in zip(layers, before, strict=True):
+            layer.gradient_rule = rule
+
+
+@contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Within the block the model is in evaluation mode and its parameters take no gradient; then all is as before."""
     modes = [(module, module.training) for module in model.modules()]

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from robustspike.kernels import fused, loop, native
@@ -64,10 +65,14 @@ def fire(currents: Tensor, neuron: Neuron, slopes: Tensor | None = None) -> Tens
 
 
 def potentials(currents: Tensor, neuron: Neuron) -> Tensor:
-    """Membrane potentials u [T, N, ...] just before firing, without gradient; float32, or float64 for float64 currents."""
-    if pick(currents, None) == "native":
-        return native.potentials(currents.detach(), neuron)
-    return loop.potentials(currents, neuron)
+    """Membrane potentials u [T, N, ...] just before firing; float32, or float64 for float64 currents.
+
+    Differentiable through charge and, with the neuron's surrogate, through the resets.
+    """
+    compute = native.potentials if pick(currents, None) == "native" else loop.potentials
+    if torch.is_grad_enabled() and currents.requires_grad:
+        return fused.potentials(currents, neuron, compute)
+    return compute(currents.detach(), neuron)
 
 
 def _check_slopes(slopes: Tensor, currents: Tensor) -> None:

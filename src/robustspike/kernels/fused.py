@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from robustspike.kernels import loop
 from robustspike.kernels.loop import Neuron
@@ -70,3 +72,32 @@ def _differentiable_adjoint(grad: Tensor, currents: Tensor, neuron: Neuron, slop
 def fire(currents: Tensor, neuron: Neuron, slopes: Tensor | None, kernel: Kernel) -> Tensor:
     """Spikes [T, N, ...] by one kernel; equal to :func:`robustspike.kernels.loop.fire`, also when differentiated twice."""
     return _Fire.apply(currents, slopes, neuron, kernel)
+
+
+class _Potentials(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, currents: Tensor, neuron: Neuron, compute: Callable[[Tensor, Neuron], Tensor]) -> Tensor:
+        ctx.save_for_backward(currents)
+        ctx.neuron, ctx.compute = neuron, compute
+        return compute(currents, neuron)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (currents,) = ctx.saved_tensors
+        neuron, u = ctx.neuron, ctx.compute(currents, ctx.neuron)
+        out = torch.empty_like(u, dtype=currents.dtype)
+        grad_v: Tensor | None = None
+        for t in range(len(u) - 1, -1, -1):
+            grad_u = grads[0][t]
+            if grad_v is not None:
+                slope = neuron.surrogate.slope(u[t] - neuron.threshold)
+                grad_u = grad_u + grad_v * _reset_derivative(u[t], slope, neuron)
+            out[t] = grad_u
+            grad_v = neuron.leak * grad_u
+        return out, None, None
+
+
+def potentials(currents: Tensor, neuron: Neuron, compute: Callable[[Tensor, Neuron], Tensor]) -> Tensor:
+    """What ``compute`` makes of the currents, with the recursion's adjoint; differentiable once."""
+    return _Potentials.apply(currents, neuron, compute)

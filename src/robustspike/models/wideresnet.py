@@ -15,6 +15,8 @@ from robustspike.neurons import OverTime, at_every_step
 class Mixing(nn.Module):
     """main·w₀ + shortcut·w₁ with trainable w, starting at ½, ½ (RAT keeps w on the simplex)."""
 
+    mixes = True
+
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.full((2,), 0.5))
