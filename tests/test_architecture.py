@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "robustspike"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 RANKS = {
-    **dict.fromkeys(("surrogates", "draws", "balls", "results", "progress"), 0),
+    **dict.fromkeys(("surrogates", "draws", "balls", "results", "progress", "processes"), 0),
     **dict.fromkeys(("neurons", "kernels", "encoders", "data", "report"), 1),
     **dict.fromkeys(("models", "gradients"), 2),
     **dict.fromkeys(("attacks", "defences", "adapters", "checkpoints"), 3),

@@ -241,13 +241,13 @@ def test_killed_half_way_it_leaves_nothing(make, tmp_path, monkeypatch):
     model, steps = small_snn(), []
     before, generator = record_of(model), torch.get_rng_state()
 
-    def killed(self, x, y):
-        steps.append(len(y))
+    def killed(self, which, *_):
+        steps.append(len(which))
         if len(steps) == 2:
             raise KeyboardInterrupt
         return 0.0
 
-    monkeypatch.setattr("robustspike.train._Run.step", killed)
+    monkeypatch.setattr("robustspike.train.steps.Stepper.__call__", killed)
     with pytest.raises(KeyboardInterrupt):
         make(model, tiny(), epochs=1, **(QUICK | {"batch_size": 8}))
     assert steps == [8, 8]

@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from robustspike.evaluate.processes import first_to_fail, speaks
 from robustspike.experiment import show
+from robustspike.processes import first_to_fail, speaks
 from robustspike.results import Table
 from robustspike.train import TrainingError
 

@@ -15,8 +15,8 @@ from robustspike.checkpoints import write_text
 from robustspike.data import Split
 from robustspike.evaluate.blocks import evaluate_block
 from robustspike.evaluate.folder import Rows, append, differences, merge, previous_rows, rows_file
-from robustspike.evaluate.processes import Processes, launched
 from robustspike.evaluate.settings import as_suite, check_data, header_of
+from robustspike.processes import Processes, launched
 from robustspike.progress import progress_bar
 from robustspike.results import DOUBTS_FILE, Budget, Doubts, Header, Outcome, ResultError, outcome_of, read_doubts
 

@@ -1,4 +1,4 @@
-"""Several processes of one evaluation, as ``torchrun`` starts them; one process is the same with nobody to talk to."""
+"""Several processes of one job, as ``torchrun`` starts them; one process is the same with nobody to talk to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 _PATIENCE = timedelta(days=30)
 
 _calls = itertools.count()
-_inside: contextvars.ContextVar[bool] = contextvars.ContextVar("robustspike_evaluating", default=False)
+_inside: contextvars.ContextVar[bool] = contextvars.ContextVar("robustspike_together", default=False)
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,18 @@ class Processes:
                 made[1] = error
         dist.broadcast_object_list(made, src=0, group=self.group)
         if made[1] is not None:
-            dist.barrier(self.group)  # nobody hangs up before all have heard
+            self.gather(None)  # nobody hangs up before all have heard
             raise made[1]
         return made[0]
 
 
 @contextlib.contextmanager
-def launched() -> Iterator[Processes]:
-    """The processes that ``torchrun`` started; an evaluation within an evaluation has one process to itself."""
+def launched(backend: str = "gloo") -> Iterator[Processes]:
+    """The processes that ``torchrun`` started; what begins within such a block has one process to itself.
+
+    Args:
+        backend: of ``torch.distributed``, for tensors on the CPU and possibly others: "gloo", "cpu:gloo,cuda:nccl".
+    """
     if _inside.get() or not (dist.is_available() and (dist.is_initialized() or several())):
         yield Processes()
         return
@@ -66,12 +70,13 @@ def launched() -> Iterator[Processes]:
     group: Any = None
     try:
         if dist.is_initialized():
-            group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+            group = dist.new_group(backend=backend, timeout=_PATIENCE)
         else:
-            _initialize()
+            _initialize(backend)
             group = dist.group.WORLD
-        yield Processes(dist.get_rank(), dist.get_world_size(), group)
-        dist.barrier(group)
+        processes = Processes(dist.get_rank(), dist.get_world_size(), group)
+        yield processes
+        processes.gather(None)
     finally:
         _inside.reset(token)
         if group is not None:
@@ -108,10 +113,10 @@ def _meeting_point() -> Any:
     return next(iter(rendezvous("env://")))
 
 
-def _initialize() -> None:
+def _initialize(backend: str) -> None:
     """A group for this call only; under a name of its own, since a store remembers the addresses of an earlier group."""
     from torch.distributed.distributed_c10d import PrefixStore
 
     store, rank, world = _meeting_point()
     own = PrefixStore(f"robustspike-{next(_calls)}", store)
-    dist.init_process_group("gloo", store=own, rank=rank, world_size=world, timeout=_PATIENCE)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world, timeout=_PATIENCE)
