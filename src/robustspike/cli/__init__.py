@@ -1,4 +1,4 @@
-"""The command line: train | attack | compare | report | demo | list."""
+"""The command line: train | attack | sweep | reproduce | compare | report | demo | list."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from robustspike.cli.attacking import attack_command
 from robustspike.cli.reading import SECTIONS, compare_command, list_command, report_command
+from robustspike.cli.repeating import reproduce_command, sweep_command
 from robustspike.cli.sentences import INTERRUPTED, one_sentence
 from robustspike.cli.training import demo_command, train_command
 
@@ -26,6 +27,8 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_command,
     "attack": attack_command,
+    "sweep": sweep_command,
+    "reproduce": reproduce_command,
     "compare": compare_command,
     "report": report_command,
     "demo": demo_command,

@@ -15,9 +15,10 @@ from robustspike.checkpoints import write_text
 from robustspike.cli.flags import Config
 from robustspike.cli.sentences import say, say_table
 from robustspike.data import DATA
+from robustspike.data.augment import AUGMENTATIONS
 from robustspike.defences import DEFENCES
 from robustspike.encoders import ENCODERS
-from robustspike.experiment import SOURCES, comparison, evaluation_folders, near
+from robustspike.experiment import SOURCES, comparison, evaluation_folders, near, published, scales, tables
 from robustspike.gradients import ESTIMATORS
 from robustspike.models import MODELS
 from robustspike.results import comparison_table, load_outcome, mcnemar, under
@@ -34,6 +35,10 @@ SECTIONS: dict[str, Mapping[str, Any]] = {
     "sources": SOURCES,
     "surrogates": SURROGATES,
     "encoders": ENCODERS,
+    "augmentations": AUGMENTATIONS,
+    "recipes": published(),
+    "scales": scales(),
+    "tables": {name: table["about"] for name, table in tables().items()},
 }
 
 
@@ -54,8 +59,9 @@ def list_command(
     for section, table in SECTIONS.items():
         if what in (None, section):
             say(section)
+            width = max(16, *map(len, table))
             for name, thing in table.items():
-                say(f"  {name:<16} {first_line(thing)}")
+                say(f"  {name:<{width}} {first_line(thing)}")
 
 
 def report_command(

@@ -1,30 +1,54 @@
-"""Experiments as folders: one record per training run, its evaluations inside it, and several side by side."""
+"""Experiments as folders: one record per training run, its evaluations inside it, several side by side,
+sweeps over settings, and published tables run again.
+"""
 
 from robustspike.experiment.compare import comparison, curve_of, evaluation_folders
+from robustspike.experiment.jobs import Job, Plan, run_jobs
 from robustspike.experiment.making import make_suite
 from robustspike.experiment.names import near, parse_estimator, parse_surrogate
-from robustspike.experiment.record import GROUPS, Experiment, default_eps, read_experiment, read_yaml
+from robustspike.experiment.objectives import make_objective
+from robustspike.experiment.points import Point, Sweep
+from robustspike.experiment.recipes import default_eps, published, read_yaml, scales, tables
+from robustspike.experiment.record import GROUPS, Experiment, read_experiment
+from robustspike.experiment.reproduce import reproduce
+from robustspike.experiment.rows import Figure, Reproduction, Row
 from robustspike.experiment.runs import attack, evaluation_name, train
 from robustspike.experiment.show import show
 from robustspike.experiment.sources import SOURCES, sources
+from robustspike.experiment.sweep import parse_over, sweep
 
 __all__ = [
     "GROUPS",
     "SOURCES",
     "Experiment",
+    "Figure",
+    "Job",
+    "Plan",
+    "Point",
+    "Reproduction",
+    "Row",
+    "Sweep",
     "attack",
     "comparison",
     "curve_of",
     "default_eps",
     "evaluation_folders",
     "evaluation_name",
+    "make_objective",
     "make_suite",
     "near",
     "parse_estimator",
+    "parse_over",
     "parse_surrogate",
+    "published",
     "read_experiment",
     "read_yaml",
+    "reproduce",
+    "run_jobs",
+    "scales",
     "show",
     "sources",
+    "sweep",
+    "tables",
     "train",
 ]  # fmt: skip

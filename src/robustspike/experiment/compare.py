@@ -10,8 +10,9 @@ from typing import Any
 
 from robustspike.checkpoints import CheckpointError
 from robustspike.experiment.names import near
+from robustspike.experiment.objectives import make_objective
 from robustspike.experiment.record import RECORD, Experiment, read_experiment
-from robustspike.experiment.runs import EVALUATIONS, make_objective
+from robustspike.experiment.runs import EVALUATIONS
 from robustspike.results import (
     HEADER_FILE,
     Comparison,

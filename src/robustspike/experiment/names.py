@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
+from robustspike.defences import DEFENCES
 from robustspike.gradients import ESTIMATORS, Estimator
 from robustspike.surrogates import SURROGATES, Surrogate
 
@@ -79,3 +81,70 @@ def parse_estimator(text: str) -> Estimator:
     if rest and "surrogate" in inspect.signature(kind).parameters:
         return kind(parse_surrogate(rest))
     return _made("estimator", text, kind, rest)
+
+
+def parse_estimators(text: str) -> tuple[Estimator, ...]:
+    """Estimators from a list with commas.
+
+    Raises:
+        ValueError: as :func:`parse_estimator`; if one is named twice.
+
+    Example:
+        >>> parse_estimators("bptt,bptr")
+        (BPTT(surrogate=None), BPTR())
+    """
+    found = tuple(parse_estimator(part.strip()) for part in text.split(","))
+    if len(set(map(repr, found))) < len(found):
+        raise ValueError(f"estimators {text!r}: expected each one once; leave out what is repeated")
+    return found
+
+
+Parts = tuple[tuple[str, float | None], ...]
+
+
+def parse_defence(text: str) -> Parts:
+    """(name, weight) of each objective in a sum such as "sr:0.002+trades:6"; the weight is None where none is given.
+
+    Raises:
+        ValueError: for an unknown name, one that occurs twice, or a weight that is no number ≥ 0.
+
+    Example:
+        >>> parse_defence("at+sr:0.002")
+        (('at', None), ('sr', 0.002))
+    """
+    parts = []
+    for part in text.split("+"):
+        name, colon, number = part.strip().partition(":")
+        chosen("defence", name, DEFENCES)
+        parts.append((name, _weight(number, text) if colon else None))
+    names = [name for name, _ in parts]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"defence {text!r}: {twice[0]} occurs twice; name each objective once")
+    return tuple(parts)
+
+
+def _weight(number: str, text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (weight := float(number)) < float("inf"):
+            return weight
+    raise ValueError(f'defence {text!r}: expected a weight ≥ 0 after the colon, as in "sr:0.002", got {number!r}')
+
+
+def as_text(parts: Parts) -> str:
+    """A sum of objectives as it is written; the inverse of :func:`parse_defence`.
+
+    Example:
+        >>> as_text((("at", None), ("sr", 0.002)))
+        'at+sr:0.002'
+    """
+    return "+".join(name if weight is None else f"{name}:{weight:g}" for name, weight in parts)
+
+
+def taken_by(defence: str) -> Mapping[str, inspect.Parameter]:
+    """What the builder of a defence can be told.
+
+    Example:
+        >>> sorted(taken_by("at"))
+        ['attack']
+    """
+    return inspect.signature(chosen("defence", defence, DEFENCES)).parameters

@@ -11,27 +11,35 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from robustspike.balls import Linf, parse_eps
 from robustspike.checkpoints import CheckpointError
-from robustspike.defences import DEFENCES
+from robustspike.data.augment import AUGMENTATIONS
 from robustspike.encoders import ENCODERS
-from robustspike.experiment.names import chosen, near, parse_surrogate
+from robustspike.experiment.names import chosen, near, parse_defence, parse_estimators, parse_surrogate
+from robustspike.experiment.objectives import TRAIN_LOSSES, check_attack
+from robustspike.experiment.recipes import filled, read_yaml, settings_of, untaken
 from robustspike.models import MODELS
 
 RECORD = "experiment.yaml"
-RECIPES = Path(__file__).parents[1] / "recipes"
 
 # Which fields belong together, for help pages.
 GROUPS = {
     "Data": ("data", "train_limit", "test_limit", "validation_share", "image_size"),
     "Network": (
-        "model", "time_steps", "encoder", "leak", "threshold", "reset", "detach_reset", "phases", "readout",
+        "model", "time_steps", "encoder", "neuron", "leak", "threshold", "reset", "detach_reset", "phases", "readout",
         "surrogate",
     ),
     "Defence": (
-        "defence", "weight", "h", "classes", "penalty", "train_eps", "train_steps", "train_step_size",
+        "defence", "weight", "weight_schedule", "h", "classes", "penalty", "form", "gradient_norm", "beta", "rows", "margin",
+        "width", "mix", "noise", "periods", "label_smoothing",
+    ),
+    "Attack in training": (
+        "train_attack", "train_eps", "train_steps", "train_step_size", "train_estimators", "train_choice", "train_loss",
     ),
     "Optimisation": (
-        "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "crop_padding", "flip",
-        "precision", "accelerator", "seed",
+        "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "clip_norm",
+        "ema", "crop_padding", "flip", "augmentation", "seed",
+    ),
+    "Checkpoints and machine": (
+        "validation_attack", "validation_limit", "save_every", "tensorboard", "micro_batch", "precision", "accelerator",
     ),
 }  # fmt: skip
 
@@ -59,6 +67,7 @@ class Experiment(BaseModel):
     model: str = Field(description="Network; see `robustspike list models`.")
     time_steps: int = Field(ge=1, description="T, simulation steps.")
     encoder: str = Field("direct", description="How an image gets its time axis: " + ", ".join(ENCODERS) + ".")
+    neuron: Literal["lif", "dlif"] = Field("lif", description="lif, or dlif: inputs weighed by learned numbers.")
     leak: float = Field(1.0, ge=0, le=1, description="λ of the neuron; 1 is IF.")
     threshold: float = Field(1.0, gt=0, description="Firing threshold θ.")
     reset: Literal["hard", "soft"] = Field("hard", description="hard or soft.")
@@ -67,14 +76,42 @@ class Experiment(BaseModel):
     readout: Literal["current", "spikes"] = Field("current", description="Logits: current or spikes.")
     surrogate: str = Field("triangle:1", description="Derivative of the spike in training, such as arctan:2.")
 
-    defence: str = Field("vanilla", description="Training objective; see `robustspike list defences`.")
-    weight: float = Field(0.0, ge=0, description="λ of the regulariser (sr, sr-star).")
-    h: float = Field(0.01, gt=0, description="Step of the finite difference (sr, sr-star).")
-    classes: Literal["two", "all"] = Field("two", description="Softmax over two classes or all (sr, sr-star).")
-    penalty: Literal["abs", "square"] = Field("abs", description="abs (paper) or square (released code).")
-    train_eps: str = Field(description='ε of the PGD in training (at, sr-star), such as "2/255".')
-    train_steps: int = Field(ge=1, description="Steps of the PGD in training.")
-    train_step_size: float = Field(gt=0, description="Step size of the PGD in training, in pixel units.")
+    defence: str = Field(
+        "vanilla", description='Training objective; see `robustspike list defences`; or a sum, "sr:0.002+trades:6".'
+    )
+    weight: float | None = Field(None, ge=0, description="λ, the weight of what the defence adds.")
+    weight_schedule: Literal["constant", "linear", "cosine"] | None = Field(
+        None, description="constant, or growing from 0 to the weight: linear, cosine."
+    )
+    h: float | None = Field(None, gt=0, description="Step of the finite difference (sr, sr-star, gr).")
+    classes: Literal["two", "all"] | None = Field(None, description="Softmax over two classes or all (sr, sr-star).")
+    penalty: Literal["abs", "square"] | None = Field(None, description="abs or square (sr, sr-star, mppd).")
+    form: Literal["difference", "exact"] | None = Field(
+        None, description="Finite difference, or exact by double back-propagation (sr, sr-star, gr)."
+    )
+    gradient_norm: Literal["l1", "l2"] | None = Field(None, description="Norm of the gradient (gr).")
+    beta: float | None = Field(None, ge=0, description="Step of the Parseval retraction (rat).")
+    rows: float | None = Field(
+        None, gt=0, le=1, description="Share of the rows of large linear layers retracted (rat)."
+    )
+    margin: float | None = Field(None, ge=0, description="δ, distance of potentials from the threshold (tgo).")
+    width: float | None = Field(None, gt=0, description="γ, half the window of potentials (mpd-sgr).")
+    mix: float | None = Field(None, ge=0, le=1, description="Share of the clean cross-entropy (mppd).")
+    noise: float | None = Field(None, ge=0, description="Standard deviation of the noise, in pixel units (clp).")
+    periods: int | None = Field(None, ge=1, description="Periods of T with a noise of their own (hire).")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="a: targets are (1 − a)·one-hot + a/K.")
+
+    train_attack: Literal["fgsm", "rfgsm", "pgd", "apgd", "none"] | None = Field(
+        None, description="fgsm, rfgsm, pgd, apgd or none."
+    )
+    train_eps: str = Field(description='ε of the attack in training, such as "2/255".')
+    train_steps: int = Field(ge=1, description="Steps of pgd and apgd.")
+    train_step_size: float = Field(gt=0, description="Step size of pgd, in pixel units.")
+    train_estimators: str | None = Field(None, description="How it sees the neurons: bptt, or several: bptt,bptr.")
+    train_choice: Literal["batch", "sample"] | None = Field(
+        None, description="Of several estimators, one is drawn for each batch or sample."
+    )
+    train_loss: str | None = Field(None, description=f"What it ascends: {', '.join(TRAIN_LOSSES)}.")
 
     epochs: int = Field(ge=1, description="Passes over the training images.")
     batch_size: int = Field(ge=1, description="Images per step.")
@@ -83,19 +120,30 @@ class Experiment(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
     weight_decay: float | None = Field(None, ge=0, description="Default: the one published with the defence.")
     schedule: Literal["cosine", "one-cycle", "constant"] = Field(description="cosine, one-cycle or constant.")
+    warmup_epochs: float = Field(0.0, ge=0, description="Epochs over which the learning rate rises from 0.")
+    clip_norm: float | None = Field(None, gt=0, description="Longest gradient of all weights together. Default: any.")
+    ema: float = Field(0.0, ge=0, lt=1, description="Decay of the moving average of the weights; 0: none.")
     crop_padding: int = Field(ge=0, description="Random crop after padding by so many pixels; 0: none.")
     flip: bool = Field(description="Random horizontal flip.")
-    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="32-true or bf16-mixed.")
-    accelerator: str = Field("auto", description="auto, cpu or cuda.")
+    augmentation: str = Field("none", description="More of it: " + ", ".join(AUGMENTATIONS) + ".")
     seed: int = Field(0, ge=0, lt=2**63, description="Of the data's choices, the initial weights and all random draws.")
+
+    validation_attack: Literal["none", "fgsm", "pgd"] = Field(
+        "fgsm", description="best.safetensors is the best under this attack on held-out images: none, fgsm or pgd."
+    )
+    validation_limit: int | None = Field(256, ge=1, description="At most so many held-out images under that attack.")
+    save_every: int | None = Field(None, ge=1, description="Save within an epoch after so many steps. Default: never.")
+    tensorboard: bool = Field(False, description="Write a log for TensorBoard.")
+    micro_batch: int | None = Field(None, ge=1, description="Images in memory at a time. Default: the batch.")
+    precision: Literal["32-true", "tf32", "bf16-mixed"] = Field("32-true", description="32-true, tf32 or bf16-mixed.")
+    accelerator: str = Field("auto", description="auto, cpu or cuda.")
 
     @model_validator(mode="before")
     @classmethod
     def _filled(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        given = {name: value for name, value in given.items() if value is not None}
-        return from_recipes(given) | given
+        return filled({name: value for name, value in given.items() if value is not None})
 
     @field_validator("train_eps", mode="before")
     @classmethod
@@ -111,9 +159,11 @@ class Experiment(BaseModel):
     @model_validator(mode="after")
     def _named(self) -> Experiment:
         chosen("model", self.model, MODELS)
-        chosen("defence", self.defence, DEFENCES)
         chosen("encoder", self.encoder, ENCODERS)
+        chosen("augmentation", self.augmentation, AUGMENTATIONS)
         parse_surrogate(self.surrogate)
+        parse_estimators(self.train_estimators or "bptt")
+        check_attack(self.defence, self.train_attack, self.train_loss)
         return self
 
     @classmethod
@@ -130,6 +180,24 @@ class Experiment(BaseModel):
             return cls.model_validate(given)
         except ValidationError as error:
             raise ValueError(f"{where}: {_sentence(error)}" if where else _sentence(error)) from None
+
+    @classmethod
+    def published(cls, recipe: str, scale: str = "paper", **given: Any) -> Experiment:
+        """A published row at a scale, with these fields replaced.
+
+        Args:
+            recipe: a name in ``robustspike list recipes``.
+            scale: "smoke", "short" or "paper"; see ``recipes/scales.yaml``.
+            given: fields; ``data`` may be a path where the row's data is.
+
+        Raises:
+            ValueError: for unknown names or unfit values.
+
+        Example:
+            >>> Experiment.published("liu2024-cifar100-wrn16-sr-star").weight
+            0.001
+        """
+        return cls.of(**settings_of(recipe, scale, **given))
 
     def yaml(self) -> str:
         """All fields, one per line."""
@@ -149,59 +217,6 @@ def _sentence(error: ValidationError) -> str:
     return f"{name}: {expected}, got {fault['input']!r}"
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty mapping.
-
-    Raises:
-        ValueError: if it is missing, no YAML, or no mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"no file {path}; check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ValueError(f"{path}{line} is no valid YAML ({problem}); write one `name: value` per line") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected one `name: value` per line, got a {type(content).__name__}")
-    return {str(name): value for name, value in content.items()}
-
-
-def _recipe_files(data: str) -> list[dict[str, Any]]:
-    own = RECIPES / f"{data}.yaml"
-    return [
-        read_yaml(path) for path in (RECIPES / "papers.yaml", own) if Path(data).name == data and path.exists()
-    ] or [read_yaml(RECIPES / "papers.yaml")]
-
-
-def from_recipes(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the recipes say for an experiment of which only these fields are given."""
-    files = _recipe_files(str(given.get("data", "digits")))
-    settings: dict[str, Any] = {}
-    for file in files:
-        settings |= file.get("settings", {})
-    for group in ("optimizer", "defence"):
-        field = Experiment.model_fields[group]
-        value = (settings | dict(given)).get(group, field.default)
-        for file in files:
-            settings |= file.get(group, {}).get(value, {})
-    return settings
-
-
-def default_eps(data: str) -> str:
-    """The radius of an attack on this data for which none is given.
-
-    Example:
-        >>> default_eps("digits"), default_eps("cifar10")
-        ('0.15', '8/255')
-    """
-    return str([file["attack_eps"] for file in _recipe_files(data) if "attack_eps" in file][-1])
-
-
 def read_experiment(run: str | Path) -> Experiment:
     """The record of a training run's folder.
 
@@ -216,4 +231,8 @@ def read_experiment(run: str | Path) -> Experiment:
         )
     if not path.is_file():
         raise CheckpointError(f"{run} is no training run: {RECORD} is missing; make one with `robustspike train`")
-    return Experiment.of(str(path), **read_yaml(path))
+    given = read_yaml(path)
+    names = [name for name, _ in parse_defence(str(given.get("defence", "vanilla")))]
+    for ignored in untaken(given, names):  # earlier versions wrote them all the same
+        del given[ignored]
+    return Experiment.of(str(path), **given)

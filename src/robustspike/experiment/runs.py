@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 import re
 from pathlib import Path
@@ -12,21 +11,30 @@ from typing import Literal
 import torch
 from lightning_fabric import Fabric
 
-from robustspike.attacks import PGD, SUITES, Suite
+from robustspike.attacks import PGD, SUITES, Suite, fgsm
 from robustspike.balls import Linf
 from robustspike.checkpoints import CheckpointError, load_model, settings_text, write_text
 from robustspike.data import DataError, DataSet, load
-from robustspike.defences import DEFENCES, Objective
+from robustspike.defences import Perturb
 from robustspike.evaluate import evaluate
-from robustspike.evaluate.processes import several
 from robustspike.experiment.names import chosen, parse_surrogate
+from robustspike.experiment.objectives import make_objective
+from robustspike.experiment.recipes import default_eps
 from robustspike.experiment.record import RECORD, Experiment, read_experiment
 from robustspike.models import MODELS, SNN
+from robustspike.processes import several, speaks
 from robustspike.results import Budget, Outcome
 from robustspike.train import BEST, STATE, WEIGHTS, Epoch, fit
 
 CHECKPOINTS = {"last": WEIGHTS, "best": BEST}
 EVALUATIONS = "attacks"
+
+# Fields of a record that are settings of the training loop under the same names.
+PASSED_ON = (
+    "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "clip_norm",
+    "ema", "crop_padding", "flip", "augmentation", "seed", "validation_limit", "save_every", "tensorboard",
+    "micro_batch", "precision", "accelerator",
+)  # fmt: skip
 
 
 def load_data(experiment: Experiment, source: str | None = None, test_limit: int | None = None) -> DataSet:
@@ -57,17 +65,16 @@ def make_model(experiment: Experiment, data: DataSet) -> SNN:
         num_classes=data.num_classes, time_steps=experiment.time_steps, in_channels=data.channels, image_size=height,
         mean=data.mean, std=data.std, encoder=experiment.encoder, leak=experiment.leak, threshold=experiment.threshold,
         reset=experiment.reset, detach_reset=experiment.detach_reset, phases=experiment.phases,
-        readout=experiment.readout, surrogate=parse_surrogate(experiment.surrogate),
+        readout=experiment.readout, surrogate=parse_surrogate(experiment.surrogate), neuron=experiment.neuron,
     )  # fmt: skip
 
 
-def make_objective(experiment: Experiment) -> Objective:
-    """The training objective, given those of the experiment's settings that it takes."""
-    attack = PGD(Linf(experiment.train_eps), experiment.train_steps, experiment.train_step_size)
-    options = {"attack": attack} | {name: getattr(experiment, name) for name in ("weight", "h", "classes", "penalty")}
-    builder = DEFENCES[experiment.defence]
-    takes = inspect.signature(builder).parameters
-    return builder(**{name: value for name, value in options.items() if name in takes})
+def validation_attack(experiment: Experiment) -> Perturb | None:
+    """The cheap attack on held-out images that decides which checkpoint is the best one; None: clean accuracy decides."""
+    if experiment.validation_attack == "none":
+        return None
+    ball = Linf(default_eps(experiment.data))
+    return fgsm(ball, early_stop=True) if experiment.validation_attack == "fgsm" else PGD(ball, 10, early_stop=True)
 
 
 def device(accelerator: str) -> torch.device:
@@ -124,14 +131,12 @@ def train(experiment: Experiment, out: str | Path, *, resume: bool = False, prog
     data, objective = load_data(experiment), make_objective(experiment)
     device(experiment.accelerator)
     model = make_model(experiment, data)
-    write_text(out / RECORD, experiment.yaml())
+    if speaks():
+        write_text(out / RECORD, experiment.yaml())
+    settings = {name: getattr(experiment, name) for name in PASSED_ON}
     return fit(
-        model, data.train, objective,
-        epochs=experiment.epochs, out=out, validation=data.validation, batch_size=experiment.batch_size,
-        optimizer=experiment.optimizer, lr=experiment.lr, momentum=experiment.momentum,
-        weight_decay=experiment.weight_decay, schedule=experiment.schedule, crop_padding=experiment.crop_padding,
-        flip=experiment.flip, precision=experiment.precision, accelerator=experiment.accelerator,
-        seed=experiment.seed, resume=resume, progress=progress,
+        model, data.train, objective, out=out, validation=data.validation, resume=resume, progress=progress,
+        validation_attack=validation_attack(experiment), **settings,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def show(table: Table, console: Console | None = None, keep: int | None = None) 
     console = console or Console()
     total = len(table.columns)
     unlimited = console.options.update(max_width=10_000)
-    for shown in range(total, (keep or total) - 1, -1):
+    for shown in range(total, min(keep or total, total) - 1, -1):
         for stacked in (False, True):
             grid = _grid(table, shown, stacked)
             if grid.__rich_measure__(console, unlimited).maximum <= console.width:

@@ -11,11 +11,11 @@ from torch import nn
 
 from robustspike.checkpoints import CheckpointError, architecture, load_model, read_tensors, save_model
 from robustspike.data import Split
-from robustspike.evaluate.processes import launched
 from robustspike.experiment.names import chosen, near
 from robustspike.experiment.record import RECORD, Experiment, read_experiment
 from robustspike.experiment.runs import CHECKPOINTS, device, load_data
 from robustspike.models import SNN
+from robustspike.processes import launched
 from robustspike.stand_ins import relu_network, relu_twin, undefended_twin
 from robustspike.train import WEIGHTS
 

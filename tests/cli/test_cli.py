@@ -16,64 +16,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tests.cli.commands import PLAIN, QUIET, SMALL, refused
 
-from robustspike import train
+from robustspike import processes
 from robustspike.checkpoints import fingerprint, load_model, save_model
 from robustspike.cli import SECTIONS, app, main
-from robustspike.evaluate import processes
+from robustspike.defences import CrossEntropy
 from robustspike.experiment import Experiment, read_experiment
 from robustspike.models import digits_cnn
 from robustspike.results import Budget, Comparison, Doubts, Finding, load_outcome, mcnemar, read_rows
+from robustspike.train.run import Run
 
-SMALL = ["--train-limit", "64", "--test-limit", "16", "--time-steps", "2", "--epochs", "1", "--train-steps", "1"]
-QUIET = ["--accelerator", "cpu", "--no-progress"]
-PLAIN = [*QUIET, "--doubts", "0"]
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small are no faster on more, and much slower where other work runs beside them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    """Runs a command in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.delenv("ROBUSTSPIKE_DEBUG", raising=False)
-
-    def run(*argv):
-        with pytest.raises(SystemExit) as leaving:
-            main([str(word) for word in argv])
-        out, err = capsys.readouterr()
-        return leaving.value.code or 0, out, err
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A trained run; copy it before changing it."""
-    folder = tmp_path_factory.mktemp("runs") / "sr-star"
-    with pytest.raises(SystemExit) as leaving:
-        main(["train", "--defence", "sr-star", "--out", str(folder), *SMALL, *QUIET])
-    assert not leaving.value.code
-    return folder
-
-
-def refused(result, *texts, code=1):
-    """The command was refused with exactly one sentence on stderr that holds these texts."""
-    exit_code, _, err = result
-    assert exit_code == code, err
-    assert err.count("\n") == 1
-    assert err.startswith("robustspike: ")
-    assert "Traceback" not in err
-    for text in texts:
-        assert text in err
+ROOT = Path(__file__).parents[2]
 
 
 # --- the whole way
@@ -383,7 +337,7 @@ def test_only_one_process_prints(cli, monkeypatch):
 # --- help and list
 
 
-@pytest.mark.parametrize("command", ["", "train", "attack", "compare", "demo", "list", "report"])
+@pytest.mark.parametrize("command", ["", "train", "attack", "sweep", "reproduce", "compare", "demo", "list", "report"])
 def test_help_teaches(cli, command):
     code, out, err = cli(*command.split(), "--help")
     assert (code, err) == (0, "")
@@ -625,13 +579,13 @@ def test_reports_say_what_is_missing(cli, run, tmp_path):
 
 
 def test_nan_in_the_loss_names_the_last_good_checkpoint(cli, tmp_path, monkeypatch):
-    step, calls = train._Run.step, []
+    loss, calls = CrossEntropy.__call__, []
 
-    def poisoned(self, x, y):
+    def poisoned(self, batch):
         calls.append(1)
-        return float("nan") if len(calls) > 1 else step(self, x, y)
+        return loss(self, batch) * (float("nan") if len(calls) > 1 else 1)
 
-    monkeypatch.setattr(train._Run, "step", poisoned)
+    monkeypatch.setattr(CrossEntropy, "__call__", poisoned)
     argv = ["train", "--out", tmp_path / "r", *SMALL, *QUIET, "--epochs", "3"]
     refused(
         cli(*argv),
@@ -671,7 +625,7 @@ def test_an_interrupt_says_how_to_go_on(cli, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train._Run, "step", interrupted)
+    monkeypatch.setattr(Run, "step", interrupted)
     result = cli("train", "--out", tmp_path / "a b", *SMALL, *QUIET)
     refused(result, "interrupted", f"robustspike train --out '{tmp_path / 'a b'}'", "--resume", code=130)
 
@@ -696,7 +650,7 @@ def test_memory_that_does_not_suffice(cli, run, tmp_path, monkeypatch):
 
 def test_the_app_knows_its_commands():
     names = {command.name for command in app.registered_commands}
-    assert names == {"train", "attack", "compare", "demo", "list", "report"}
+    assert names == {"train", "attack", "sweep", "reproduce", "compare", "demo", "list", "report"}
 
 
 # --- kill -9

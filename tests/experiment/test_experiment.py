@@ -1,9 +1,6 @@
 """One run as one record: recipes, folders, suites by name, comparisons."""
 
-import doctest
-import importlib
 import io
-import pkgutil
 import re
 import shutil
 
@@ -13,12 +10,10 @@ import torch
 import yaml
 from rich.console import Console
 
-import robustspike.experiment
 from robustspike.attacks import ATTACKS, LOSSES, SUITES, Transfer, suites
 from robustspike.balls import L2
 from robustspike.checkpoints import CheckpointError, fingerprint, load_model, save_model
-from robustspike.data import DATA, DataError
-from robustspike.defences import DEFENCES
+from robustspike.data import DataError
 from robustspike.experiment import (
     GROUPS,
     Experiment,
@@ -35,8 +30,7 @@ from robustspike.experiment import (
     sources,
     train,
 )
-from robustspike.experiment.record import RECIPES
-from robustspike.experiment.runs import device, load_data, make_model, make_objective
+from robustspike.experiment.runs import device, load_data, make_model
 from robustspike.experiment.sources import STAND_INS
 from robustspike.gradients import BPTT, ESTIMATORS, RGA
 from robustspike.models import digits_cnn
@@ -54,7 +48,6 @@ from robustspike.stand_ins import relu_network
 from robustspike.surrogates import SURROGATES, Sigmoid
 
 SMALL = {"train_limit": 64, "test_limit": 16, "time_steps": 2, "epochs": 1, "train_steps": 1, "accelerator": "cpu"}
-MODULES = [m.name for m in pkgutil.iter_modules(robustspike.experiment.__path__, "robustspike.experiment.")]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -78,44 +71,7 @@ def runs(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings(name):
-    module = importlib.import_module(name)
-    assert doctest.testmod(module, extraglobs={"suites": suites}).failed == 0
-
-
-# --- the record and the recipes
-
-
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-@pytest.mark.parametrize("defence", DEFENCES)
-def test_every_recipe_makes_a_record_and_an_objective(path, defence):
-    data = "cifar10" if path.stem == "papers" else path.stem
-    assert data in DATA
-    experiment = Experiment.of(data=data, defence=defence)
-    assert make_objective(experiment)
-    assert make_suite(default_eps(data))
-
-
-def test_recipes_hold_only_what_a_record_has():
-    for path in RECIPES.glob("*.yaml"):
-        recipe = yaml.safe_load(path.read_text())
-        fields = [*recipe.get("settings", {})]
-        for group in ("optimizer", "defence"):
-            fields += [field for values in recipe.get(group, {}).values() for field in values]
-        assert set(fields) <= set(Experiment.model_fields)
-        assert set(recipe) <= {"attack_eps", "settings", "optimizer", "defence"}
-
-
-def test_cifar_gets_the_papers_settings():
-    experiment = Experiment.of(data="cifar10", defence="sr-star")
-    assert (experiment.model, experiment.epochs, experiment.batch_size, experiment.lr) == ("vgg11", 200, 64, 0.1)
-    assert (experiment.train_eps, experiment.train_steps, experiment.train_step_size) == ("2/255", 5, 0.01)
-    assert (experiment.momentum, experiment.schedule, experiment.crop_padding) == (0.9, "cosine", 4)
-    assert experiment.flip
-    weights = {d: [Experiment.of(data=d, defence=name).weight for name in ("sr", "sr-star")] for d in DATA}
-    assert weights["cifar10"] == [0.008, 0.002]
-    assert weights["cifar100"] == [0.002, 0.001]
+# --- the record
 
 
 def test_a_path_gets_the_papers_settings_too():
