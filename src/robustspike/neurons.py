@@ -40,7 +40,7 @@ class SpikingLayer(Protocol):
         ...
 
     def potentials(self, currents: Tensor) -> Tensor:
-        """Membrane potentials u [T, N, ...] before firing, without gradient."""
+        """Membrane potentials u [T, N, ...] before firing, differentiable with the surrogate trained with."""
         ...
 
 
@@ -127,7 +127,7 @@ class LIF(nn.Module):
         return kernels.fire(currents, self._constants(surrogate, detach_reset), slopes)
 
     def potentials(self, currents: Tensor) -> Tensor:
-        """Membrane potentials u [T, N, ...] just before firing, without gradient."""
+        """Membrane potentials u [T, N, ...] just before firing, differentiable once."""
         return kernels.potentials(currents, self._constants())
 
     def _constants(self, surrogate: Surrogate | None = None, detach_reset: bool | None = None) -> kernels.Neuron:
@@ -139,6 +139,57 @@ class LIF(nn.Module):
             f"leak={self.leak}, threshold={self.threshold}, reset={self.reset!r}, "
             f"detach_reset={self.detach_reset}, surrogate={self.surrogate}"
         )
+
+
+class DLIF(nn.Module):
+    """LIF neurons whose input current is weighted by a learned factor of each time step.
+
+    charge u[t] = λ·v[t−1] + p[t]·I[t]; fire and reset as :class:`LIF`. The weighted currents p[t]·I[t] go to ``neuron``,
+    which is the spiking layer that gradient estimators see. A single step, as a network passed once without time has it,
+    stands for all: it is weighted by the mean of p.
+
+    Args:
+        time_steps: T, the length of p; p[t] = 1 at first, where the neurons are LIF neurons.
+        neuron: the :class:`LIF` behind the weights; None: one with its defaults.
+
+    Shape:
+        currents [T, N, ...] or [1, N, ...] to spikes of the same shape and floating type.
+
+    Raises:
+        ValueError: for fewer than one step; at call time for currents of another number of steps.
+
+    Example:
+        >>> neuron = DLIF(time_steps=3)
+        >>> _ = neuron.p.data.copy_(torch.tensor([1.0, 0.5, 2.0]))
+        >>> neuron(torch.tensor([0.6, 0.6, 0.6]).reshape(3, 1)).flatten().tolist()
+        [0.0, 0.0, 1.0]
+
+    Source: Ding et al. 2024, "Robust Stable Spiking Neural Networks".
+    """
+
+    over_time = True  # takes [T, N, ...]
+
+    def __init__(self, time_steps: int, neuron: LIF | None = None) -> None:
+        super().__init__()
+        if time_steps < 1:
+            raise ValueError(f"time_steps must be ≥ 1, got {time_steps}")
+        self.p = nn.Parameter(torch.ones(time_steps))
+        self.neuron = LIF() if neuron is None else neuron
+
+    def forward(self, currents: Tensor) -> Tensor:
+        steps = len(currents)
+        if steps not in (1, len(self.p)):
+            raise ValueError(
+                f"DLIF has weights for {len(self.p)} time steps, got currents {list(currents.shape)} of {steps}; "
+                "make the network with time_steps of its input"
+            )
+        p = self.p if steps == len(self.p) else self.p.mean(0, keepdim=True)
+        weighted = p.reshape(-1, *[1] * (currents.dim() - 1)) * currents
+        spikes: Tensor = self.neuron(weighted.to(currents.dtype))
+        return spikes
+
+    def extra_repr(self) -> str:
+        return f"time_steps={len(self.p)}"
 
 
 def spiking_layers(model: nn.Module) -> dict[str, nn.Module]:

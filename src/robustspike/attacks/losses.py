@@ -95,7 +95,8 @@ class FromClean:
     compares: ClassVar[bool] = True
 
     def __call__(self, logits: Tensor, y: Tensor, clean: Tensor) -> Tensor:
-        log_p, log_q = clean.log_softmax(1), logits.log_softmax(1)
+        kind = torch.promote_types(logits.dtype, torch.float32)
+        log_p, log_q = clean.to(kind).log_softmax(1), logits.to(kind).log_softmax(1)
         return (log_p.exp() * (log_p - log_q)).sum(1)
 
 

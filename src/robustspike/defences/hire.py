@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustspike.defences.objective import Batch
 from robustspike.draws import sampling
-from robustspike.encoders import presenting
+from robustspike.encoders import Frames, presenting
 
 
 @dataclass(frozen=True)
@@ -19,18 +19,19 @@ class CraftedNoise:
     """Mean over periods n = 1 … N of CE(logits after n periods); the image of each period carries noise from the one before.
 
     T steps are split into N equal periods. Period n sees x_n = clip(x + δ_n, 0, 1), δ_1 = 0 and δ_{n+1} = clip(δ_n + ε·sign
-    ∇_{x_n} CE_n, −ε, ε); the same backward pass that gives CE_n's part of the weights' gradient crafts the noise.
+    ∇_{x_n} CE_n, −ε, ε): the noise costs no forward pass of its own.
 
     Args:
         eps: ε ≥ 0, in pixel units.
         periods: N ≥ 1; at call time it must divide T.
 
     Raises:
-        ValueError: for ε < 0 or N < 1; at call time for a model without an encoder, or T that N does not divide.
+        ValueError: for ε < 0 or N < 1; at call time for a model without an encoder, for event frames, or for T that N does
+            not divide.
 
     Source: Kundu et al. 2021 (HIRE-SNN). Their training code is not public. Differs from the paper: one step of the weights
-    for the mean of the periods' losses where theirs steps after each period; each period's loss is computed from the first time
-    step on, with gradient, where theirs carries the potentials over; threshold and leak are not trained.
+    for the mean of the periods' losses where theirs steps after each period; each period's loss is computed from the first
+    time step on, with gradient, where theirs carries the potentials over; threshold and leak are not trained.
 
     Example:
         >>> from robustspike.defences import CraftedNoise
@@ -54,12 +55,13 @@ class CraftedNoise:
         encoder = model.encoder
         noise, codes, losses = torch.zeros_like(x), [], []
         for n in range(self.periods):
-            image = (x + noise).clamp(0, 1).requires_grad_()
+            image = (x + noise).clamp(0, 1).requires_grad_(n + 1 < self.periods)
             with sampling(batch.point.draws):
                 code: Tensor = encoder(image)  # type: ignore[operator]
             codes.append(code[n * steps : (n + 1) * steps])
+            seen = codes[0] if n == 0 else torch.cat([*(c.detach() for c in codes[:-1]), codes[-1]])
             with presenting(model, (n + 1) * steps):
-                logits = batch.point.forward(torch.cat([*(c.detach() for c in codes[:-1]), codes[-1]]).transpose(0, 1))
+                logits = batch.point.forward(seen.transpose(0, 1))
             losses.append(F.cross_entropy(logits, batch.y))
             if n + 1 < self.periods:
                 (gradient,) = torch.autograd.grad(losses[-1], image, retain_graph=True)
@@ -73,6 +75,11 @@ class CraftedNoise:
             raise ValueError(
                 "noise for each period needs a model with a module `encoder` from x [N, ...] to [T, N, ...], as "
                 f"robustspike's networks have; got {type(batch.model).__name__}; use another objective"
+            )
+        if isinstance(encoder, Frames) and self.periods > 1:
+            raise ValueError(
+                "event frames differ from step to step, so noise crafted on those of one period is none for the next; "
+                "use another objective, or 1 period"
             )
         total = int(encoder.time_steps)
         if total % self.periods:

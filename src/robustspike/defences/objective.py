@@ -218,9 +218,10 @@ def _points(model: nn.Module, x: Tensor, y: Tensor, parts: Sequence[Part], draws
     """The clean point, then that of each part; parts with equal attacks share one."""
     attacks: list[Perturb | None] = [None]
     attacks += [a for k, a in enumerate(p.attack for p in parts) if a not in [None, *(p.attack for p in parts[:k])]]
-    of_model = None
-    if is_stochastic(model):
-        of_model = (draws or Draws.fresh(len(x), x.device)).fork("model")
+    of_model = draws
+    if draws is None and is_stochastic(model):
+        of_model = Draws.fresh(len(x), x.device)
+    of_model = of_model and of_model.fork("model")
     points = []
     for k, attack in enumerate(attacks):
         users = [part.term for part in parts if part.attack == attack]

@@ -41,7 +41,8 @@ class Divergence:
 class WeightedDivergence:
     """MART: mean KL(p(x) ‖ p(x_adv)) · (1 − p_y(x)): most where the clean image is not known for sure.
 
-    Source: Wang et al. 2020, eq. 8.
+    Source: Wang et al. 2020, eq. 8. Differs from the authors' code: 1 where they have 1.0000001, and no 1e-12 in the
+    logarithm.
 
     Example:
         >>> from robustspike.defences import WeightedDivergence
@@ -61,8 +62,8 @@ class WeightedDivergence:
 class BoostedCrossEntropy:
     """MART: mean −log p_y − log(1 − max_{k≠y} p_k), at x_adv.
 
-    Source: Wang et al. 2020, eq. 6. Differs from the authors' code: no 0.0001 and 1.0000001 inside the logarithms; log(1 −
-    max p) is computed as the logsumexp of all other classes, which does not overflow.
+    Source: Wang et al. 2020, eq. 6. Differs from the authors' code: no 0.0001 and 1e-12 inside the logarithm; log(1 − max p)
+    is computed as the logsumexp of all other classes, which does not overflow.
 
     Example:
         >>> from robustspike.defences import BoostedCrossEntropy

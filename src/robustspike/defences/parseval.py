@@ -15,7 +15,7 @@ from robustspike.defences.objective import Batch
 def weight_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
     """Each convolution and linear layer, by its path, with its weight as a matrix [out, rest]."""
     for name, module in model.named_modules():
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
             yield name, module, module.weight.flatten(1)
 
 
@@ -78,11 +78,13 @@ def on_simplex(w: Tensor) -> Tensor:
         >>> on_simplex(torch.tensor([1.0, 0.5])).tolist()
         [0.75, 0.25]
     """
+    w = w - w.amax()  # the nearest point is the same, and a large w loses no digits
     u = w.sort(descending=True).values
     excess = (u.cumsum(0) - 1) / torch.arange(1, len(w) + 1, device=w.device)
-    return (w - excess[int((u > excess).nonzero().max())]).clamp(min=0)
+    return (w - excess[(u > excess).sum() - 1]).clamp(min=0)
 
 
+@torch.no_grad()
 def project_mixing(model: nn.Module) -> None:
     """Puts the mixing weights of every residual block back on the simplex: those of modules with ``mixes = True``.
 
@@ -98,12 +100,15 @@ def project_mixing(model: nn.Module) -> None:
     for module in model.modules():
         if getattr(module, "mixes", False):
             weight: Tensor = module.weight  # type: ignore[assignment]
-            weight.data = on_simplex(weight.data)
+            weight.copy_(on_simplex(weight))
 
 
 @dataclass(frozen=True)
 class RowSums:
     """Σ over layers of (max_i Σ_j W⁺_ij + max_i Σ_j W⁻_ij), W⁺ = max(W, 0) and W⁻ = max(−W, 0): γ of Ding's bound.
+
+    Raises:
+        ValueError: at call time for a model without such layers.
 
     Source: Ding 2022, appendix, eq. A5 and Proposition 2; ``arsnn_reg`` in the released code, where nothing calls it.
 
@@ -120,6 +125,11 @@ class RowSums:
         sums = [
             W.clamp(min=0).sum(1).amax() + (-W).clamp(min=0).sum(1).amax() for _, _, W in weight_matrices(batch.model)
         ]
+        if not sums:
+            raise ValueError(
+                f"found no convolution or linear layer in {type(batch.model).__name__}; the penalty on row sums needs one, "
+                "use another objective"
+            )
         return torch.stack(sums).sum()
 
 
@@ -128,7 +138,10 @@ def spectral_norms(model: nn.Module, iterations: int = 30) -> dict[str, float]:
     """σ_max of every convolution and linear weight as a matrix [out, rest], by power iteration from below.
 
     Args:
-        iterations: of v ← WᵀW v / ‖WᵀW v‖, from a fixed start.
+        iterations: of v ← WᵀW v / ‖WᵀW v‖, from a fixed start; ≥ 1.
+
+    Raises:
+        ValueError: for fewer than one iteration.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -136,6 +149,8 @@ def spectral_norms(model: nn.Module, iterations: int = 30) -> dict[str, float]:
         >>> {name: round(norm, 4) for name, norm in defences.spectral_norms(nn.Sequential(layer)).items()}
         {'0': 3.0}
     """
+    if iterations < 1:
+        raise ValueError(f"iterations must be ≥ 1, got {iterations}")
     norms = {}
     for name, _, weight in weight_matrices(model):
         W = weight.detach().double() if weight.numel() < 1_000_000 else weight.detach().float()

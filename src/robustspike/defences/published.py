@@ -209,6 +209,9 @@ def clp(weight: Weight = 0.5, noise: float = 0.1) -> Objective:
         weight: λ ≥ 0.
         noise: standard deviation in pixel units, ≥ 0; 0: none.
 
+    Raises:
+        ValueError: for a negative standard deviation.
+
     Source: Kannan et al. 2018, section 3.2; Liu 2023, appendix H.2.
 
     Example:
@@ -216,8 +219,6 @@ def clp(weight: Weight = 0.5, noise: float = 0.1) -> Objective:
         'CLP'
     """
     noisy = Noisy(noise) if noise else None
-    if not noise >= 0:
-        raise ValueError(f"noise must have a standard deviation ≥ 0, got {noise}")
     return Objective(
         "CLP", (Part(CrossEntropy(), attack=noisy), Part(CleanLogitPairing(), check_weight(weight), noisy))
     )

@@ -50,15 +50,29 @@ def change_of(batch: Batch, quantity: Callable[[Tensor], Tensor], form: str, h: 
     d = sign(g) for the ℓ1 norm of g = ∇_x q, or g/‖g‖₂ for the ℓ2 norm; held constant. ``form`` "difference" is the quotient
     (q(x + h·d) − q(x))/h, "exact" the norm ‖g‖ itself, differentiated a second time. Both points are evaluated in the mode
     that the model is in, and the second is not clipped to [0, 1].
+
+    Raises:
+        ValueError: if the logits do not depend on the pixels.
     """
-    here = quantity(batch.point.logits)
-    (gradient,) = torch.autograd.grad(here.sum(), batch.point.x, retain_graph=True, create_graph=form == "exact")
-    flat = gradient.flatten(1)
-    if form == "exact":
+    here, x = quantity(batch.point.logits), batch.point.x
+    exact = form == "exact"
+    (gradient,) = torch.autograd.grad(here.sum(), x, retain_graph=True, create_graph=exact, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            "the logits do not depend on the pixels by any path that autograd knows, so they have no gradient to hold down; "
+            "use an encoder that can be differentiated, or another objective"
+        )
+    flat = gradient.flatten(1).to(torch.promote_types(gradient.dtype, torch.float32))
+    if exact:
         return flat.abs().sum(1) if norm == "l1" else (flat.square().sum(1) + 1e-24).sqrt()
-    direction = flat.sign() if norm == "l1" else flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    there = batch.point.x.detach() + h * direction.reshape(gradient.shape)
+    direction = flat.sign() if norm == "l1" else _unit(flat)
+    there = x.detach() + h * direction.reshape(x.shape).to(x.dtype)
     return (quantity(batch.point.forward(there)) - here) / h
+
+
+def _unit(v: Tensor) -> Tensor:
+    """v / ‖v‖₂ of each row, however short; 0 where it is 0."""
+    return F.normalize(v / v.abs().amax(1, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny), dim=1)
 
 
 def _check(h: float, **choices: tuple[str, tuple[str, str]]) -> None:

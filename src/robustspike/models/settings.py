@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from robustspike.encoders import ENCODERS, Phase
-from robustspike.neurons import LIF
+from robustspike.neurons import DLIF, LIF
 from robustspike.surrogates import SURROGATES, Surrogate, Triangle
 
 
@@ -26,9 +26,10 @@ class Settings:
         phases: bits per period of the phase code.
         leak, threshold, reset, detach_reset, surrogate: of every neuron, see :class:`robustspike.LIF`.
         readout: "current" or "spikes", see :class:`robustspike.models.SNN`.
+        neuron: "lif", or "dlif" for learned weights of each step's currents, see :class:`robustspike.neurons.DLIF`.
 
     Raises:
-        ValueError: for an encoder that does not exist or numbers below 1.
+        ValueError: for an encoder or a neuron that does not exist or numbers below 1.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Settings:
     detach_reset: bool = False
     surrogate: Surrogate = field(default_factory=Triangle)
     readout: str = "current"
+    neuron: str = "lif"
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "time_steps", "in_channels", "image_size"):
@@ -56,9 +58,12 @@ class Settings:
             raise ValueError(f"std must be positive for every channel, got {list(self.std)}")
         if self.encoder not in ENCODERS:
             raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}; got {self.encoder!r}")
+        if self.neuron not in ("lif", "dlif"):
+            raise ValueError(f'neuron must be "lif" or "dlif", got {self.neuron!r}')
 
-    def make_neuron(self) -> LIF:
-        return LIF(self.leak, self.threshold, self.reset, self.detach_reset, self.surrogate)
+    def make_neuron(self) -> LIF | DLIF:
+        neuron = LIF(self.leak, self.threshold, self.reset, self.detach_reset, self.surrogate)
+        return DLIF(self.time_steps, neuron) if self.neuron == "dlif" else neuron
 
     def make_encoder(self) -> nn.Module:
         return (

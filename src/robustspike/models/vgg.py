@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustspike.models.settings import Settings
@@ -36,12 +37,34 @@ class Flatten(nn.Module):
         return _Flattened.apply(x)
 
 
+class _Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.odd = (0, x.shape[-1] % 2, 0, x.shape[-2] % 2)
+        return F.avg_pool2d(x, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = F.interpolate(grads[0] * 0.25, scale_factor=2.0)
+        return F.pad(grad, ctx.odd) if any(ctx.odd) else grad
+
+
+class AvgPool2d(nn.AvgPool2d):
+    """Average pooling of 2 × 2 that keeps nothing for the way back, where PyTorch's keeps its whole input."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Halved.apply(x)
+
+
 def _vgg(settings: Settings, layout: Sequence[int], hidden: Sequence[int]) -> SNN:
     layers = OverTime()
     channels, size = settings.in_channels, settings.image_size
     for width in layout:
         if width == _POOL:
-            layers.append(nn.AvgPool2d(2))
+            layers.append(AvgPool2d())
             size //= 2
         else:
             layers.extend([nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), settings.make_neuron()])
