@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
-from datetime import date
 from functools import partial
-from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
-from benchmarks import comparisons, machine, networks
+from benchmarks import command, comparisons, machine, networks
 from benchmarks.comparisons import QUICK, Comparison, Row, Scale
 from benchmarks.document import document
 from benchmarks.networks import Contest, Pair
@@ -23,24 +19,16 @@ from benchmarks.timing import ratio
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, measure, print, write."""
-    parser = argparse.ArgumentParser("python -m benchmarks", description="Time robustspike against plain code.")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, few rounds: shows only that it works")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the table here, as Markdown")
-    options = parser.parse_args(arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        page = measure(QUICK if options.quick else Scale(), device, progress)
-    print(page, end="")
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(page, encoding="utf-8")
+    options = command.parser("benchmarks", "Time robustspike against plain code.").parse_args(arguments)
+    with command.progress_bar() as progress:
+        page = measure(QUICK if options.quick else Scale(), command.device(), progress)
+    command.deliver(page, options.out)
     return 0
 
 
 def measure(scale: Scale, device: torch.device, progress: Progress) -> str:
     """Everything in one process; the page."""
-    facts = {"Measured": f"{date.today():%Y-%m-%d}, `{_command(scale)}`"} | machine.description(device)
+    facts = command.facts("benchmarks", scale == QUICK, device)
     bench = Bench(scale, device, progress)
     for comparison in comparisons.neurons(scale, device):
         bench.run(comparison)
@@ -55,7 +43,7 @@ def measure(scale: Scale, device: torch.device, progress: Progress) -> str:
         contest = networks.half_falling(pair, scale.batch, scale.steps, scale.eps, scale.step_size)
         notes.append(_fallen(pair, contest, scale))
     bench.run(comparisons.attack(pair, contest, scale))
-    return document(bench.rows, bench.peaks, facts, notes, f"Speed on one {device.type.upper()}" + _warning(scale))
+    return document(bench.rows, bench.peaks, facts, notes, command.heading("Speed", scale == QUICK, device))
 
 
 class Bench:
@@ -82,14 +70,6 @@ class Bench:
         task = self.progress.add_task(what, total=1)
         yield
         self.progress.advance(task)
-
-
-def _command(scale: Scale) -> str:
-    return "python -m benchmarks --quick" if scale == QUICK else "python -m benchmarks"
-
-
-def _warning(scale: Scale) -> str:
-    return " (quick run: sizes too small to mean anything)" if scale == QUICK else ""
 
 
 def _agreement(pair: Pair, scale: Scale) -> str:

@@ -15,6 +15,7 @@ import robustspike as rs
 from benchmarks import plain
 from benchmarks.networks import Contest, Pair, images
 from benchmarks.timing import Call, Candidate, operations, rounds
+from robustspike.surrogates import Surrogate
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Row:
     wanted: float | None
 
 
-SURROGATES = {"triangle": rs.Triangle(), "sigmoid": rs.Sigmoid(4.0), "arctan": rs.ArcTan(2.0)}
+SURROGATES: dict[str, Surrogate] = {"triangle": rs.Triangle(), "sigmoid": rs.Sigmoid(4.0), "arctan": rs.ArcTan(2.0)}
 
 
 def neurons(scale: Scale, device: torch.device) -> Iterator[Comparison]:
@@ -116,13 +117,13 @@ def _there_and_back(layer: nn.Module, currents: Tensor, grad: Tensor) -> tuple[T
 
 
 class TrainingStep:
-    """Cross-entropy, backward and a step of SGD with momentum on one batch, on a copy of the network.
+    """Cross-entropy, backward and a step of SGD with momentum on one batch.
 
     ``fused`` is PyTorch's own option of the optimiser, which :func:`robustspike.fit` sets.
     """
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, fused: bool) -> None:
-        self.model, self.x, self.y = copy.deepcopy(model).train(), x, y
+        self.model, self.x, self.y = model.train(), x, y
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9, fused=fused)
 
     def __call__(self, dtype: torch.dtype) -> None:
@@ -136,7 +137,8 @@ class TrainingStep:
 def training(pair: Pair, scale: Scale) -> Comparison:
     """One training step, float32 and bfloat16 on either side, all four in turn."""
     x, y = batch(pair, scale)
-    steps = {"plain": TrainingStep(pair.plain, x, y, fused=False), "ours": TrainingStep(pair.ours, x, y, fused=True)}
+    ours, plain_one = copy.deepcopy(pair.ours), copy.deepcopy(pair.plain)
+    steps = {"plain": TrainingStep(plain_one, x, y, fused=False), "ours": TrainingStep(ours, x, y, fused=True)}
     calls: dict[str, Call] = {}
     for dtype in (torch.float32, torch.bfloat16):
         for side, step in steps.items():

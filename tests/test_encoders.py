@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from tests.conftest import small_snn
 
 from robustspike.draws import Draws, sampling
-from robustspike.encoders import ENCODERS, Direct, Frames, Phase, Poisson
+from robustspike.encoders import ENCODERS, Direct, Frames, Phase, Poisson, presenting
 
 
 def gradient(encoder, x):
@@ -135,3 +136,44 @@ def test_only_poisson_is_stochastic(name):
     x = torch.rand(2, 4, 3)
     encoder = ENCODERS[name](4)
     assert encoder.stochastic == (name == "poisson") == (not torch.equal(encoder(x), encoder(x)))
+
+
+# Codes in place of images
+
+
+@pytest.mark.parametrize("name", ["direct", "poisson", "phase"])
+def test_presenting_the_code_of_images_gives_the_logits_of_the_images(name):
+    model, x = small_snn(time_steps=4, encoder=name).double().eval(), torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    with sampling(Draws.of(0, torch.arange(3))):
+        expected, code = model(x), model.encoder(x)
+    with presenting(model, 4):
+        torch.testing.assert_close(model(code.transpose(0, 1)), expected, rtol=0, atol=1e-12)
+
+
+def test_fewer_steps_may_be_presented_and_others_than_said_are_refused():
+    model, x = small_snn(time_steps=4).eval(), torch.rand(3, 1, 8, 8)
+    short = small_snn(time_steps=2).eval()
+    short.load_state_dict(model.state_dict())
+    frames = x[:, None].expand(3, 2, 1, 8, 8)
+    with presenting(model, 2):
+        torch.testing.assert_close(model(frames), short(x))
+        with pytest.raises(ValueError, match="takes inputs"):
+            model(x)
+        with pytest.raises(ValueError, match="with T = 2, got"):
+            model(frames.repeat(1, 2, 1, 1, 1))
+
+
+def test_the_encoder_is_back_after_the_block_and_after_an_exception():
+    model = small_snn()
+    encoder, modules = model.encoder, [name for name, _ in model.named_modules()]
+    with presenting(model, 3):
+        assert isinstance(model.encoder, Frames)
+        assert model.encoder.time_steps == 3
+        with presenting(model, 2):
+            assert model.encoder.time_steps == 2
+        assert model.encoder.time_steps == 3
+    assert model.encoder is encoder
+    with pytest.raises(RuntimeError, match="on purpose"), presenting(model, 3):
+        raise RuntimeError("on purpose")
+    assert model.encoder is encoder
+    assert [name for name, _ in model.named_modules()] == modules

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from robustspike import kernels
-from robustspike.neurons import LIF, OverTime, at_every_step, repeat, spiking_layers
-from robustspike.surrogates import ArcTan, Triangle
+from robustspike.gradients import BPTR, CBA, ESTIMATORS, RGA, estimating
+from robustspike.neurons import DLIF, LIF, OverTime, at_every_step, repeat, spiking_layers
+from robustspike.surrogates import ArcTan, Sigmoid, Triangle, spike
 
 
 def column(*values):
@@ -196,3 +197,109 @@ def test_over_time_gives_layers_that_know_time_the_whole_sequence():
     x_seq = torch.rand(3, 2, 4, 4)
     assert torch.equal(OverTime(Last(), nn.Flatten())(x_seq), x_seq[-1:].flatten(2))
     assert torch.equal(OverTime(OverTime(Last()))(x_seq), x_seq[-1:])
+
+
+def weighted(p, **options):
+    layer = DLIF(len(p), LIF(**options))
+    layer.p.data = torch.tensor(p)
+    return layer
+
+
+def test_weighted_currents_by_hand():
+    # λ = ½, hard: 2·0.25 = 0.5; 0.25 + 0.5·1.5 = 1 fires; ½·0 + 1·0.75; 0.375 − 1·1 = −0.625; ½·(−0.625) + 4·0.5 fires
+    layer, currents = weighted([2.0, 0.5, 1.0, -1.0, 4.0], leak=0.5), column(0.25, 1.5, 0.75, 1.0, 0.5)
+    assert layer(currents).flatten().tolist() == [0, 1, 0, 0, 1]
+    seen = []
+    layer.neuron.gradient_rule = lambda neuron, i: seen.append(neuron.potentials(i)) or neuron.fire(i)
+    assert layer(currents).flatten().tolist() == [0, 1, 0, 0, 1]
+    assert seen[0].flatten().tolist() == [0.5, 1.0, 0.75, -0.625, 1.6875]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("options", [{"leak": 0.9}, {"reset": "soft", "surrogate": ArcTan()}], ids=str)
+def test_weights_of_one_are_no_weights(options, dtype):
+    currents = torch.randn(6, 3, 4, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    results = []
+    for layer in (LIF(**options), DLIF(6, LIF(**options))):
+        leaf = currents.clone().requires_grad_()
+        spikes = layer(leaf)
+        (spikes * currents).sum().backward()
+        results.append((spikes.detach(), leaf.grad))
+    for plain, with_weights in zip(*results, strict=True):
+        assert with_weights.dtype == plain.dtype
+        assert torch.equal(with_weights, plain)
+    assert 0 < results[0][0].float().mean() < 1
+
+
+@pytest.mark.parametrize("kernel", ["loop", "eager", None])
+@pytest.mark.parametrize("surrogate", [Triangle(), Sigmoid(4.0)], ids=str)
+def test_the_gradient_of_the_weights_is_that_of_a_plain_loop(kernel, surrogate):
+    generator = torch.Generator().manual_seed(0)
+    currents, towards = (torch.randn(5, 40, dtype=torch.float64, generator=generator) for _ in range(2))
+    p = torch.rand(5, dtype=torch.float64, generator=generator) + 0.5
+    mine, plain = p.clone().requires_grad_(), p.clone().requires_grad_()
+    leaf, v, loss = currents.clone().requires_grad_(), torch.zeros(40, dtype=torch.float64), 0.0
+    for t in range(5):
+        u = 0.9 * v + plain[t] * leaf[t]
+        s = spike(u - 1.0, surrogate)
+        v = u * (1 - s)
+        loss = loss + (s * towards[t]).sum()
+    expected = torch.autograd.grad(loss, (plain, leaf))
+    layer = DLIF(5, LIF(0.9, surrogate=surrogate)).double()
+    layer.p = nn.Parameter(mine)
+    again = currents.clone().requires_grad_()
+    with kernels.kernel(kernel or kernels.pick(currents, surrogate)):
+        (layer(again) * towards).sum().backward()
+    torch.testing.assert_close((layer.p.grad, again.grad), expected)
+    assert (layer.p.grad != 0).all()
+
+
+@pytest.mark.parametrize("estimator", [make() for make in ESTIMATORS.values()], ids=ESTIMATORS)
+def test_every_estimator_sees_the_weighted_currents(estimator):
+    p = torch.tensor([0.5, 1.5, 2.0])
+    layer, currents = (
+        weighted(p.tolist(), leak=0.5),
+        torch.randn(3, 2, 4, 5, generator=torch.Generator().manual_seed(0)),
+    )
+    leaf, inner = currents.clone().requires_grad_(), (p.reshape(-1, 1, 1, 1) * currents).requires_grad_()
+    with estimating(layer, estimator):
+        spikes = layer(leaf)
+    bare = LIF(0.5)
+    with estimating(bare, estimator):
+        expected = bare(inner)
+    assert torch.equal(spikes, expected)
+    (gradient,) = torch.autograd.grad(spikes.sum(), leaf)
+    (of_inner,) = torch.autograd.grad(expected.sum(), inner)
+    torch.testing.assert_close(gradient, p.reshape(-1, 1, 1, 1) * of_inner)
+    assert gradient.any()
+
+
+def test_estimators_with_weights_by_hand():
+    layer, currents = weighted([2.0, 8.0], leak=0.0), torch.tensor([[0.25], [0.25]], requires_grad=True)
+    for estimator, gradient in (
+        (BPTR(), [2.0, 8.0]),  # weighted currents 0.5 and 2: it fires, so the slope is 1, times p
+        (RGA(0.25), [1.5, 6.0]),  # mean input 1.25, so the slope is 1 − γ = ¾; of the unweighted 0.25 it would be γ
+    ):
+        with estimating(layer, estimator):
+            found = torch.autograd.grad(layer(currents).sum(), currents)[0]
+        assert found.flatten().tolist() == gradient
+
+
+def test_a_single_step_is_weighted_by_the_mean():
+    layer = weighted([0.5, 1.0, 3.0])
+    with estimating(layer, CBA()):
+        assert layer(torch.tensor([[-1.0, 2.0]])).tolist() == [[0.0, 3.0]]
+    assert layer(torch.tensor([[0.625, 0.75]])).tolist() == [[0.0, 1.0]]
+
+
+def test_weights_are_refused_for_other_steps():
+    with pytest.raises(ValueError, match=r"^DLIF has weights for 3 time steps, got currents \[2, 5\] of 2"):
+        DLIF(3)(torch.rand(2, 5))
+    with pytest.raises(ValueError, match=r"^time_steps must be ≥ 1, got 0"):
+        DLIF(0)
+
+
+def test_the_neuron_behind_the_weights_is_the_spiking_layer():
+    model = nn.Sequential(nn.Linear(2, 2), DLIF(3), LIF())
+    assert list(spiking_layers(model)) == ["1.neuron", "2"]
+    assert OverTime(nn.Linear(2, 2), DLIF(3))(torch.rand(3, 4, 2)).shape == (3, 4, 2)

@@ -32,7 +32,7 @@ from robustspike.draws import Draws
 from robustspike.evaluate import evaluate
 from robustspike.gradients import ASSG, BPTR, BPTT, CBA, ESTIMATORS, HART, PDSG, RGA, estimating, input_gradient
 from robustspike.models import MODELS, SNN
-from robustspike.neurons import LIF, OverTime, repeat
+from robustspike.neurons import DLIF, LIF, OverTime, repeat
 from robustspike.results import Budget, Doubts, Finding, Outcome, load_outcome, mcnemar, parse_budget
 from robustspike.stand_ins import relu_network, relu_twin, undefended_twin
 from robustspike.surrogates import (
@@ -50,7 +50,7 @@ from robustspike.train import fit
 __version__ = "0.1.0"
 
 __all__ = [
-    "APGD", "ASSG", "ATTACKS", "BPTR", "BPTT", "CBA", "DEFENCES", "ESTIMATORS", "FAB", "HART", "L2", "LIF", "MODELS",
+    "APGD", "ASSG", "ATTACKS", "BPTR", "BPTT", "CBA", "DEFENCES", "DLIF", "ESTIMATORS", "FAB", "HART", "L2", "LIF", "MODELS",
     "PDSG", "PGD", "RGA", "SAPGD", "SNN", "SUITES", "SURROGATES", "ArcTan", "Budget", "Doubts", "Draws", "EncodedPGD",
     "Exponential", "Finding", "FromClean", "Gaussian", "GaussianNoise", "Linf", "Objective", "Outcome", "OverTime",
     "Rectangle", "Sigmoid", "Square", "StraightThrough", "Suite", "Transfer", "Triangle", "UniformNoise", "WorstOf", "data",

@@ -164,7 +164,7 @@ class DLIF(nn.Module):
         >>> neuron(torch.tensor([0.6, 0.6, 0.6]).reshape(3, 1)).flatten().tolist()
         [0.0, 0.0, 1.0]
 
-    Source: Ding et al. 2024, "Robust Stable Spiking Neural Networks".
+    Source: Ding et al. 2024, "Robust Stable Spiking Neural Networks", where λ = 0.99, θ = 1 and T = 8.
     """
 
     over_time = True  # takes [T, N, ...]

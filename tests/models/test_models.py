@@ -7,11 +7,13 @@ import torch
 from tests.models import plain
 from torch import nn
 
+from robustspike.checkpoints import load_model, save_model, write_tensors
 from robustspike.draws import Draws, sampling
 from robustspike.encoders import Frames
 from robustspike.gradients import BPTR, BPTT, CBA, RGA, estimating, input_gradient
 from robustspike.models import MODELS, build, digits_cnn, vgg5, vgg11, wrn16
-from robustspike.neurons import LIF, spiking_layers
+from robustspike.models.vgg import AvgPool2d
+from robustspike.neurons import DLIF, LIF, spiking_layers
 from robustspike.surrogates import SURROGATES, ArcTan, Sigmoid, Triangle
 
 ESTIMATORS = {
@@ -208,6 +210,7 @@ def test_records_refuse_what_they_cannot_hold():
         ({"encoder": "morse"}, r"^encoder must be one of direct, poisson, phase, frames; got 'morse'"),
         ({"reset": "medium"}, r"^reset must be"),
         ({"leak": 2.0}, r"^leak must lie in"),
+        ({"neuron": "izhikevich"}, r"^neuron must be \"lif\" or \"dlif\", got 'izhikevich'"),
         ({"readout": "voltage"}, r"^readout must be \"current\" or \"spikes\", got 'voltage'"),
         ({"mean": (0.5,)}, r"^give both mean and std"),
         ({"std": (0.5,)}, r"^give both mean and std"),
@@ -299,3 +302,91 @@ def test_every_neuron_of_a_network_carries_its_settings():
     for layer in layers.values():
         assert (layer.leak, layer.threshold, layer.reset, layer.detach_reset) == (0.5, 2.0, "soft", True)
         assert layer.surrogate == Triangle(0.3)
+
+
+def with_weights(**options):
+    """A digits-cnn of DLIF neurons with weights that are not 1."""
+    torch.manual_seed(0)
+    model = digits_cnn(time_steps=3, neuron="dlif", threshold=0.25, readout="spikes", **options).eval()
+    for name, p in model.named_parameters():
+        if name.endswith(".p"):
+            p.data.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_dlif_makes_all_neurons_of_a_network_so(name):
+    with torch.device("meta"):
+        plain, model = (MODELS[name](time_steps=5, readout="spikes", neuron=neuron) for neuron in ("lif", "dlif"))
+    weights = [p for n, p in model.named_parameters() if n.endswith(".p")]
+    assert len(weights) == len(spiking_layers(model)) == len(spiking_layers(plain))
+    assert {tuple(p.shape) for p in weights} == {(5,)}
+    assert {id(m.neuron) for m in model.modules() if isinstance(m, DLIF)} == set(
+        map(id, spiking_layers(model).values())
+    )
+    assert not [m for m in plain.modules() if isinstance(m, DLIF)]
+
+
+def test_dlif_with_weights_of_one_is_lif_in_a_network():
+    plain = digits_cnn(time_steps=3, threshold=0.25).eval()
+    model = digits_cnn(time_steps=3, threshold=0.25, neuron="dlif").eval()
+    assert model.load_state_dict(plain.state_dict(), strict=False).unexpected_keys == []
+    x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
+    assert torch.equal(model(x), plain(x))
+    for estimator in ESTIMATORS.values():
+        torch.testing.assert_close(input_gradient(model, x, y, estimator), input_gradient(plain, x, y, estimator))
+
+
+def test_every_weight_of_dlif_gets_a_gradient_and_every_estimator_passes():
+    model, x, y = with_weights().train(), torch.rand(8, 1, 8, 8), torch.arange(8)
+    torch.nn.functional.cross_entropy(model(x), y).backward()
+    grads = {name: p.grad for name, p in model.named_parameters() if name.endswith(".p")}
+    assert len(grads) == 4
+    assert all(g.isfinite().all() and (g != 0).any() for g in grads.values())
+    for estimator in ESTIMATORS.values():
+        assert input_gradient(model.eval(), x, y, estimator).isfinite().all()
+
+
+def test_dlif_travels_with_its_checkpoint(tmp_path):
+    model, x = with_weights(), torch.rand(4, 1, 8, 8)
+    save_model(model, tmp_path / "weights.safetensors")
+    again = load_model(tmp_path)
+    assert again.settings == model.settings
+    assert torch.equal(again(x), model(x))
+    assert not torch.equal(digits_cnn(time_steps=3, threshold=0.25, readout="spikes").eval()(x), model(x))
+
+
+def test_a_checkpoint_from_before_there_was_a_choice_holds_lif(tmp_path):
+    model = digits_cnn(time_steps=2, threshold=0.25)
+    record = model.settings.record()
+    assert record.pop("neuron") == "lif"
+    write_tensors(tmp_path / "weights.safetensors", model.state_dict(), {"model": record})
+    assert load_model(tmp_path).settings == model.settings
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (3, 2, 5, 7), (1, 4, 9, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_lean_pooling_is_pytorchs_bit_for_bit(shape, dtype):
+    x = torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    results = []
+    for pool in (AvgPool2d(), nn.AvgPool2d(2)):
+        y = pool(x)
+        (gradient,) = torch.autograd.grad(y, x, y.detach().cos())
+        results.append((y.detach(), gradient))
+    for mine, theirs in zip(*results, strict=True):
+        assert torch.equal(mine, theirs)
+        assert mine.stride() == theirs.stride()
+
+
+def test_the_lean_pooling_can_be_differentiated_twice():
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda v: AvgPool2d()(v.pow(3)), x)
+
+
+def test_the_lean_pooling_keeps_nothing_and_has_the_name_of_pytorchs():
+    x, kept = torch.rand(2, 3, 4, 4, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = AvgPool2d()(x)
+    y.sum().backward()
+    assert kept == []
+    assert repr(AvgPool2d()) == repr(nn.AvgPool2d(2))  # the fingerprint of a model is made of it

@@ -94,8 +94,8 @@ class GradientSparsity:
         h: the step of the finite difference, in pixel units; not used by the exact form.
         classes: "two" (Liu 2024, eq. 9) or "all" (Liu 2023, eq. 9).
         penalty: "abs" (the papers) or "square" (their released code squares the quotient).
-        form: "difference" (the paper), or "exact": ‖∇_x f_y‖₁ by back-propagation through the gradient, with which,
-            says Liu 2024, spiking networks do not train.
+        form: "difference" (the paper), or "exact": ‖∇_x f_y‖₁ by back-propagation through the gradient. Liu 2024 finds
+            that spiking networks do not train with it; small ones on digits do.
 
     Raises:
         ValueError: for another value of these, or h ≤ 0.
