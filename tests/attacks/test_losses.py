@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from robustspike.attacks.losses import LOSSES, cross_entropy, dlr, margin, targeted_dlr, targeted_margin
+from robustspike.attacks.losses import LOSSES, FromClean, cross_entropy, dlr, margin, targeted_dlr, targeted_margin
 
 HAND = [4.0, 1.0, 2.0, 0.0]
 UNTARGETED = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
@@ -198,6 +199,51 @@ def test_the_logits_are_left_as_they_are(name):
 def test_an_empty_batch_has_no_losses(name):
     none = torch.zeros(0, dtype=torch.int64)
     assert value(ALL[name], torch.zeros(0, 5), none, none).shape == (0,)
+
+
+# The divergence from the clean answer
+
+
+def test_the_divergence_from_the_clean_answer_by_hand():
+    """p = (½, ½), q = (¾, ¼): ½·ln(⅔) + ½·ln 2 = ½·ln(4/3). From q to p: ¾·ln(3/2) + ¼·ln(½)."""
+    p, q, y = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.75, 0.25]]).log(), torch.tensor([0])
+    assert FromClean()(q, y, p).item() == pytest.approx(0.5 * math.log(4 / 3), rel=1e-6)
+    assert FromClean()(p, y, q).item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), rel=1e-6)
+
+
+def test_the_divergence_is_pytorchs_sample_by_sample_and_asks_for_no_label():
+    z, y, other_y = random_logits()
+    clean = random_logits(seed=1)[0]
+    expected = F.kl_div(z.log_softmax(1), clean.softmax(1), reduction="none").sum(1)
+    got = FromClean()(z, y, clean)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+    assert torch.equal(FromClean()(z, other_y, clean), got)
+    assert (got > 0).all()
+
+
+def test_the_divergence_from_itself_is_zero_and_so_is_its_gradient():
+    z = random_logits()[0].requires_grad_()
+    loss = FromClean()(z, torch.zeros(200, dtype=torch.int64), z.detach())
+    assert (loss == 0).all()
+    loss.sum().backward()
+    assert z.grad.abs().max() < 1e-15
+
+
+def test_the_gradient_of_the_divergence_is_q_minus_p():
+    z, y, _ = random_logits(n=12)
+    clean = random_logits(n=12, seed=1)[0]
+    z.requires_grad_()
+    FromClean()(z, y, clean).sum().backward()
+    torch.testing.assert_close(z.grad, (z.softmax(1) - clean.softmax(1)).detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_the_divergence_of_16_bit_or_very_large_logits_is_finite_and_float32():
+    y = torch.tensor([0])
+    clean, z = torch.tensor([HAND], dtype=torch.bfloat16), torch.tensor([HAND[::-1]], dtype=torch.bfloat16)
+    got = FromClean()(z, y, clean)
+    assert got.dtype == torch.float32
+    assert got.item() == pytest.approx(FromClean()(z.double(), y, clean.double()).item(), rel=1e-5)
+    assert FromClean()(torch.tensor([[1e30, -1e30, 0.0]]), y, torch.tensor([[-1e30, 0.0, 1e30]])).isfinite().all()
 
 
 # Errors and names

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tests.conftest import small_snn
 from torch import nn
 
-from robustspike.attacks import PGD, fgsm, rfgsm
+from robustspike.attacks import PGD, FromClean, fgsm, rfgsm
 from robustspike.balls import L2, Linf
 from robustspike.draws import Draws, sampling, uniform_per_step
 from robustspike.gradients import BPTR, BPTT, CBA, RGA, input_gradient
@@ -358,6 +358,75 @@ def test_early_stop_does_not_weaken_the_attack_on_a_stochastic_model():
         with sampling(draws.fork("score")):
             wins[early_stop] = errs(Noisy(), attack(Noisy(), x, y, draws), y).sum().item()
     assert wins[True] >= wins[False]
+
+
+# The divergence from the clean answer (TRADES)
+
+
+def by_divergence(model, x, start, eps, step, steps):
+    """Ascent of KL(p(x) ‖ p(·)) written out, one sample at a time."""
+    result = []
+    for sample, begin in zip(x, start, strict=True):
+        with torch.no_grad():
+            p = model(sample[None]).softmax(1)
+        here = begin.clone()
+        for _ in range(steps):
+            leaf = here[None].clone().requires_grad_()
+            q = model(leaf).softmax(1)
+            (g,) = torch.autograd.grad((p * (p / q).log()).sum(), leaf)
+            here = torch.minimum(torch.maximum(here + step * g[0].sign(), sample - eps), sample + eps).clamp(0, 1)
+        result.append(here)
+    return torch.stack(result)
+
+
+def test_ascent_of_the_divergence_equals_a_plain_loop():
+    model, x, y = hard_case()
+    draws = Draws.of(0, torch.arange(len(x)))
+    attack = PGD(Linf(0.1), steps=4, step_size=0.03, loss=FromClean())
+    start = Linf(0.1).sample(x, draws.fork(0))
+    expected = by_divergence(model, x, start, 0.1, 0.03, 4)
+    got = attack(model, x, y, draws)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(attack(model, x, (y + 1) % 3, draws), got, rtol=0, atol=0)  # asks for no label
+    assert not torch.equal(PGD(Linf(0.1), steps=4, step_size=0.03)(model, x, y, draws), got)
+
+
+def test_the_clean_answer_is_asked_for_once_and_booked_whatever_the_steps_and_restarts():
+    model, x, y = hard_case()
+    counting = Counting(model)
+    attempt = PGD(Linf(0.02), steps=3, loss=FromClean()).run(counting, x, y)
+    assert counting.batches == [len(x)] * 4
+    assert attempt.queries.tolist() == [1] * len(x)
+    plain = PGD(Linf(0.02), steps=3, restarts=2).run(model, x, y)
+    compared = PGD(Linf(0.02), steps=3, restarts=2, loss=FromClean()).run(model, x, y)
+    assert (compared.queries - plain.queries).tolist() == [1] * len(x)
+
+
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_restarts_and_early_stopping_keep_each_samples_own_clean_answer(early_stop):
+    """A sample attacked alone ends where it does among others, though others leave the batch on the way."""
+    model, x, y = hard_case()
+    draws = Draws.of(0, torch.arange(len(x)))
+    attack = PGD(Linf(0.08), steps=4, restarts=3, loss=FromClean(), early_stop=early_stop)
+    whole = attack.run(model, x, y, draws)
+    assert early_stop == bool((whole.gradients % 4 != 0).any())
+    assert 0 < (whole.gradients > 4).sum() < len(x)
+    for k in range(len(x)):
+        one = torch.tensor([k])
+        torch.testing.assert_close(attack(model, x[one], y[one], draws[one]), whole.x_adv[one], rtol=0, atol=1e-12)
+
+
+def test_from_the_image_itself_the_divergence_has_no_slope():
+    # p·(log p − log p) has gradient q − p = 0 but for rounding; exactly 0 on a model whose softmax sums to 1.
+    model, x, y = linear(W), torch.full((1, 3), 0.5, dtype=torch.float64), torch.tensor([0])
+    model.weight.data[0] = 0  # logits 0 and 0
+    attempt = PGD(Linf(0.1), steps=2, random_start=False, loss=FromClean()).run(model, x, y)
+    assert torch.equal(attempt.x_adv, x)
+    assert attempt.zero.tolist() == [2]
+
+
+def test_the_divergence_has_a_name():
+    assert PGD(Linf(0.1), loss=FromClean()).name == "PGD-10, FromClean loss"
 
 
 # Gradient health

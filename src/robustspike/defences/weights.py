@@ -64,4 +64,4 @@ def check_weight(weight: Weight) -> Weight:
     ends = (weight(0.0), weight(1.0)) if callable(weight) else (weight,)
     if not all(0 <= value < math.inf for value in ends):
         raise ValueError(f"weight must be ≥ 0 and finite, got {weight}")
-    return weight
+    return weight if callable(weight) else float(weight)
