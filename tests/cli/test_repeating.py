@@ -72,8 +72,10 @@ def test_a_table_is_printed_beside_the_published_one(cli, tmp_path):
     assert code == 0
     words = " ".join(out.split())
     for text in (
-        "published 73.33 5.30 0.02",
-        "published 70.89 25.86 10.38",
+        "row published ours difference",
+        " clean 73.33 ",
+        " FGSM 25.86 ",
+        " PGD-7 10.38 ",
         "n = 6, seed 0",
         "NOT the paper's settings",
     ):
@@ -93,7 +95,9 @@ def test_rows_without_data_are_named(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["robustspike.experiment.reproduce"], "load_data", none)
     result = cli("reproduce", "ding2022-table-a1", "--out", tmp_path, "--suites", "none")
     refused(result, "2 of 2 runs failed")
-    assert "liu2024-cifar100-vgg11-rat: no figures: cifar100: no archive" in result[1]
+    assert "liu2024-cifar100-vgg11-vanilla, liu2024-cifar100-vgg11-rat: cifar100: no archive\n" in result[1]
+    assert "the others" not in result[2]
+    assert "Pages" not in result[1]
 
 
 @pytest.mark.parametrize(
@@ -117,10 +121,15 @@ def test_a_published_row_is_trained_at_a_scale(cli, tmp_path):
     assert code == 0
     record = read_experiment(tmp_path / "r")
     assert (record.data, record.model, record.defence, record.epochs) == ("digits", "digits-cnn", "sr-star", 1)
-    assert ", under fgsm at ε = 0.15 " in out
-    assert "at most 256 held-out images, seed 0)" in out
+    assert ", under FGSM at ε = 0.15 " in out
+    assert "for 1 epoch: " in out
+    assert "n = 6, seed 0)" in out  # a tenth of 64 images
     refused(cli(*argv), "holds a training run already")
     assert cli("train", "--out", tmp_path / "r", "--resume", "--no-progress")[0] == 0
+    assert cli(*argv, "--resume", "--save-every", "7")[0] == 0  # changes nothing that is trained
+    other = ["train", "--recipe", "liu2024-cifar10-vgg11-at", "--out", tmp_path / "r", *TOY, "--resume"]
+    refused(cli(*other), "holds a run with defence sr-star (not at)")
+    refused(cli("train", "--out", tmp_path / "r", "--resume", "--scale", "short"), "belongs to a published row")
     refused(
         cli("train", "--recipe", "liu2042-cifar10"), "unknown recipe 'liu2042-cifar10'; did you mean liu2024-cifar10-"
     )

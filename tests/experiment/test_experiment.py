@@ -534,3 +534,23 @@ def test_a_table_fits_the_terminal_and_names_what_it_leaves_out(width, shown):
     assert "60.0]" in text
     assert ("Left out for lack of width: in words." in text) == (shown == 2)
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_signed_numbers_stand_under_each_other():
+    console = Console(width=80, record=True, file=io.StringIO())
+    show(Table("title", ("a", "difference"), (("x", "-10.5"), ("y", "+1.5"))), console)
+    lines = console.export_text().splitlines()
+    assert lines[3].index(".5") == lines[4].index(".5")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"warmup_epochs": 3, "epochs": 2}, "warmup_epochs 3 is more than the 2 epochs"),
+        ({"lr": float("inf")}, "lr: expected a finite number, got inf"),
+        ({"clip_norm": float("nan")}, "clip_norm: expected"),
+    ],
+)
+def test_settings_that_no_training_can_have_are_refused_before_a_folder_is_made(given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Experiment.of(**given)

@@ -7,7 +7,7 @@ import pytest
 
 from robustspike.attacks import APGD, PGD, SUITES, Suite, Transfer
 from robustspike.balls import Linf
-from robustspike.data import DataError
+from robustspike.data import DataError, load
 from robustspike.experiment import Experiment, Figure, Reproduction, Row, read_experiment, reproduce
 from robustspike.results import load_outcome, rate
 
@@ -21,13 +21,22 @@ def test_figures_stand_beside_the_published_ones():
         Figure(attack="clean", published=90, ours=rate(80, 100)),
         Figure(attack="PGD-10", published=18.18, ours=None),
     )
-    table = Reproduction(
+    found = Reproduction(
         about="A table", scale="short",
         rows=(
             Row(recipe="a", figures=figures, worst={"standard": rate(5, 100)}, under=("liu2024, n = 100",)),
             Row(recipe="b", skipped="no data"),
         ),
-    ).table()  # fmt: skip
+    )  # fmt: skip
+    table, narrow = found.table(), found.narrow()
+    assert narrow.columns == ("row", "published", "ours", "difference")
+    assert narrow.rows == (
+        ("a", "", "", ""),
+        ("  clean", "90.00", str(rate(80, 100)), "-10.0"),
+        ("  PGD-10", "18.18", "·", "·"),
+        ("  worst case under standard", "·", str(rate(5, 100)), "·"),
+    )
+    assert narrow.title == table.title
     assert table.columns == ("row", "", "clean", "PGD-10", "worst case under standard")
     assert table.rows == (
         ("a", "published", "90.00", "18.18", "·"),
@@ -46,6 +55,9 @@ def test_each_difference_is_said_once_with_the_rows_it_concerns():
     )
     found = Reproduction(about="A table", scale="short", rows=rows)
     assert found.differences() == ["epochs: 5 (paper: 200)", "weight: 1 (paper: 2) in a"]
+    both = (rows[0], Row(recipe="b", differing=("epochs: 5 (paper: 200)", "weight: 1 (paper: 3)")))
+    folded = Reproduction(about="A table", scale="short", rows=both).differences()
+    assert folded == ["epochs: 5 (paper: 200)", "weight: 1 (paper: 2 in 1 of 2 rows, 3 in 1 of 2 rows)"]
     page = found.markdown()
     assert "* epochs: 5 (paper: 200)\n* weight" in page
     assert "* c: no data" in page
@@ -91,8 +103,10 @@ def test_every_setting_that_differs_is_found_by_comparing(table):
     said = {text.split(":")[0] for text in row.differing}
     record = Experiment.published(row.recipe, "smoke", **TOY).model_dump()
     expected = {name for name, value in paper.model_dump().items() if record[name] != value} - {"accelerator"}
+    expected -= {"train_steps", "train_step_size"}  # RAT's attack, FGSM, has neither
     assert said == expected | {"training images", "test images", "ε of the attacks"}
     assert "NOT the paper's settings" in found.table().note
+    assert "on OTHER DATA than the paper's" in found.table().note
 
 
 def test_what_was_found_is_written(table):
@@ -149,7 +163,7 @@ def test_rows_whose_data_cannot_be_had_are_skipped_with_a_sentence(tmp_path, mon
     found = reproduce("liu2024-table3", tmp_path, scale="short", progress=False)
     assert len(found.skipped) == 8
     assert {row.skipped for row in found.rows} == {"cifar10: expected an archive", "cifar100: expected an archive"}
-    assert "* liu2024-cifar10-wrn16-sr: cifar10: expected an archive" in (tmp_path / "table.md").read_text()
+    assert "liu2024-cifar10-wrn16-sr-star: cifar10: expected an archive\n* " in (tmp_path / "table.md").read_text()
 
 
 def test_a_path_alone_is_the_data_with_as_many_classes(tmp_path, monkeypatch):
@@ -166,10 +180,49 @@ def test_a_path_alone_is_the_data_with_as_many_classes(tmp_path, monkeypatch):
     assert asked == [ten, "cifar100"]
     reproduce("liu2024-table3", tmp_path / "b", scale="short", data=f"cifar10={ten},cifar100={hundred}", progress=False)
     assert asked[2:] == [ten, hundred]
-    with pytest.raises(ValueError, match="has 3 classes, the tables' data 10 or 100; say which it is: cifar10="):
+    with pytest.raises(ValueError, match="has 3 classes, the tables' data 10 or 100; check the path"):
         reproduce("liu2024-table3", tmp_path / "c", data=npz(tmp_path / "three.npz", 3), progress=False)
-    with pytest.raises(ValueError, match="unknown data 'cifar11'; did you mean cifar10"):
-        reproduce("liu2024-table3", tmp_path / "c", data=f"cifar11={ten}", progress=False)
+    for given, sentence in (
+        (f"cifar11={ten}", "unknown data 'cifar11'; did you mean cifar10"),
+        (f"cifar10={ten},{hundred}", r"expected a path for each name.*got '.*hundred.npz'"),
+        ("cifar10=", "expected a path for each name"),
+        (f"cifar10={hundred}", "hundred.npz has 100 classes, cifar10 has 10"),
+        ("cifar10=nowhere.npz", "nowhere.npz: expected an .npz file, got no such file"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            reproduce("liu2024-table3", tmp_path / "c", data=given, progress=False)
+    assert not (tmp_path / "c").exists()
+
+
+def load_whole(experiment):
+    """As load_data, however few images there are."""
+    return load(experiment.data)
+
+
+def test_files_of_one_name_in_two_folders_are_two_runs(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    places = f"cifar10={npz(tmp_path / 'a' / 'c.npz', 10)},cifar100={npz(tmp_path / 'b' / 'c.npz', 100)}"
+    ran = []
+    monkeypatch.setattr(
+        sys.modules["robustspike.experiment.reproduce"],
+        "run_jobs",
+        lambda jobs, **options: ran.extend(jobs) or ["no time"] * len(jobs),
+    )
+    monkeypatch.setattr(sys.modules["robustspike.experiment.reproduce"], "load_data", load_whole)
+    found = reproduce("liu2024-table3", tmp_path / "t", scale="short", data=places, progress=False)
+    assert len(ran) == len({row.folder for row in found.rows}) == 8
+
+
+def test_settings_of_an_attack_that_is_not_made_do_not_differ():
+    unused = sys.modules["robustspike.experiment.reproduce"]._unused
+    every = {"train_eps", "train_steps", "train_step_size"}
+    made = {name: unused(Experiment.of(defence=name)) for name in ("vanilla", "sr", "hire", "rat", "at")}
+    assert made == {
+        "vanilla": every, "sr": every, "hire": every - {"train_eps"}, "rat": every - {"train_eps"}, "at": set(),
+    }  # fmt: skip
+    assert unused(Experiment.of(defence="at", train_attack="apgd")) == {"train_step_size"}
+    assert unused(Experiment.of(defence="vanilla"), Experiment.of(defence="at")) == set()
 
 
 def test_settings_go_to_the_rows_that_take_them(tmp_path, monkeypatch):

@@ -210,6 +210,8 @@ def test_a_sweep_trains_attacks_and_goes_on(tmp_path):
     assert failed.name == "train_limit=9999999"
     assert "train_limit: expected 1 to 1258" in failed.error
     assert len(json.loads((tmp_path / "sweep.json").read_text())["points"]) == 3
+    sweep({"train_limit": ["64"]}, tmp_path, suite="standard", evaluation=HOW, progress=False, **tiny)
+    assert not (tmp_path / "sweep.svg").exists()  # one number is no curve, and that of before is another sweep's
 
 
 def test_a_sweep_starts_from_a_published_row(tmp_path):

@@ -128,17 +128,15 @@ def reproduce_command(
         limit=limit, black_box=black_box, processes=processes, progress=progress, ended=_ended, **settings,
     )  # fmt: skip
     if found.made:
-        say_table(found.table(), keep=3)
+        say_table(found.narrow())
     if differing := found.differences():
         say("Settings that differ from the paper's:")
         for text in differing:
             say(f"  {text}")
-    for row in found.rows:
-        if row.skipped is not None:
-            say(f"{row.recipe}: no figures: {row.skipped}")
-    say(
-        f"Figures: {out / 'results.json'}, {out / 'table.md'}   Pages: {', '.join(map(str, sorted(out.glob('*.html'))))}"
-    )
+    for text in found.reasons():
+        say(f"No figures for {text}")
+    pages = f"   Pages: {', '.join(str(out / name) for name in found.pages)}" if found.pages else ""
+    say(f"Figures: {out / 'results.json'}, {out / 'table.md'}{pages}")
     failed = [row.recipe for row in found.skipped if row.folder]
     _refuse(failed or ([row.recipe for row in found.skipped] if not found.made else []), len(found.rows), out)
 
@@ -151,7 +149,8 @@ def _ended(job: Job, error: str | None) -> None:
 def _refuse(failed: list[str], total: int, out: Path) -> None:
     """End with a sentence where something has no figures."""
     if failed:
+        others = f"the others are in {out}; " if len(failed) < total else ""
         raise ValueError(
-            f"{len(failed)} of {total} runs failed: {', '.join(failed)}; the others are in {out}; "
+            f"{len(failed)} of {total} runs failed: {', '.join(failed)}; {others}"
             "see above why, and run the command again to try these again"
         )

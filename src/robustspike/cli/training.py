@@ -11,7 +11,7 @@ import typer
 
 from robustspike.cli.flags import Config, Out, Progress, Resume, takes_experiment
 from robustspike.cli.sentences import say
-from robustspike.experiment import Experiment, default_eps, read_experiment
+from robustspike.experiment import Experiment, default_eps, held_out, read_experiment
 from robustspike.experiment import train as train_run
 from robustspike.train import Epoch
 
@@ -53,15 +53,17 @@ def train_command(
 
     robustspike train --out runs/b --resume   (goes on after a kill, to the same weights)
     """
-    if resume and out is not None and (out / "experiment.yaml").is_file():
+    check_scale(recipe, scale)
+    if resume and recipe is None and out is not None and (out / "experiment.yaml").is_file():
         experiment = Experiment.of(**read_experiment(out).model_dump() | settings)
     else:
         experiment = make_experiment(recipe, scale, settings)
     out = out or Path("runs") / _slug(Path(experiment.data).stem, experiment.model, experiment.defence, experiment.seed)
     log = train_run(experiment, out, resume=resume, progress=progress)
     accuracies = [row.validation_accuracy or 0.0 for row in log]
+    epochs = f"{len(log)} epoch{'s' if len(log) > 1 else ''}"
     say(
-        f"Trained {experiment.model} with {experiment.defence} for {len(log)} epochs: validation accuracy "
+        f"Trained {experiment.model} with {experiment.defence} for {epochs}: validation accuracy "
         f"{100 * accuracies[-1]:.1f} % (best {100 * max(accuracies):.1f} %){_robust(experiment, log)}. It is in {out}."
     )
     say(f"Next: robustspike attack {shlex.quote(str(out))}")
@@ -71,10 +73,10 @@ def _robust(experiment: Experiment, log: list[Epoch]) -> str:
     """The accuracy under the cheap attack that chose best.safetensors, with what it was measured under."""
     if (robust := log[-1].validation_robust) is None:
         return ""
-    n = "all" if experiment.validation_limit is None else f"at most {experiment.validation_limit}"
+    n, attack = held_out(experiment), {"fgsm": "FGSM", "pgd": "PGD-10"}[experiment.validation_attack]
     return (
-        f", under {experiment.validation_attack} at ε = {default_eps(experiment.data)} {100 * robust:.1f} % (best "
-        f"{100 * max(row.validation_robust or 0.0 for row in log):.1f} %; {n} held-out images, seed {experiment.seed})"
+        f", under {attack} at ε = {default_eps(experiment.data)} {100 * robust:.1f} % (best "
+        f"{100 * max(row.validation_robust or 0.0 for row in log):.1f} %; n = {n}, seed {experiment.seed})"
     )
 
 

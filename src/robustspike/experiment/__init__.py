@@ -12,7 +12,7 @@ from robustspike.experiment.recipes import default_eps, published, read_yaml, sc
 from robustspike.experiment.record import GROUPS, Experiment, read_experiment
 from robustspike.experiment.reproduce import reproduce
 from robustspike.experiment.rows import Figure, Reproduction, Row
-from robustspike.experiment.runs import attack, evaluation_name, train
+from robustspike.experiment.runs import attack, evaluation_name, held_out, train
 from robustspike.experiment.show import show
 from robustspike.experiment.sources import SOURCES, sources
 from robustspike.experiment.sweep import parse_over, sweep
@@ -34,6 +34,7 @@ __all__ = [
     "default_eps",
     "evaluation_folders",
     "evaluation_name",
+    "held_out",
     "make_objective",
     "make_suite",
     "near",

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from robustspike.attacks import Suite
 from robustspike.attacks.suites import describe
 from robustspike.experiment.making import make_suite
-from robustspike.experiment.record import Experiment, read_experiment
+from robustspike.experiment.record import NO_DIFFERENCE, Experiment, read_experiment
 from robustspike.experiment.runs import EVALUATIONS, attack, evaluation_name, train
 from robustspike.experiment.sources import sources
 from robustspike.processes import several
@@ -115,7 +115,7 @@ class Job(BaseModel):
     def finished(self) -> bool:
         """Whether the folder holds this run, trained and evaluated."""
         try:
-            theirs, mine = (e.model_dump(exclude={"accelerator"}) for e in (read_experiment(self.out), self.experiment))
+            theirs, mine = (e.model_dump(exclude=NO_DIFFERENCE) for e in (read_experiment(self.out), self.experiment))
             return theirs == mine and self.epochs_done >= mine["epochs"] and all(map(self.outcome, self.plans))
         except ValueError:
             return False

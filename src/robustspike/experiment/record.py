@@ -20,6 +20,9 @@ from robustspike.models import MODELS
 
 RECORD = "experiment.yaml"
 
+# Fields that make no difference to what is trained: a run may go on with others.
+NO_DIFFERENCE = {"accelerator", "tensorboard", "save_every"}
+
 # Which fields belong together, for help pages.
 GROUPS = {
     "Data": ("data", "train_limit", "test_limit", "validation_share", "image_size"),
@@ -56,7 +59,7 @@ class Experiment(BaseModel):
         0.3
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     data: str = Field("digits", description="Name (see `robustspike list data`), .npz file, or folder of images.")
     train_limit: int | None = Field(None, ge=1, description="At most so many images for training and validation.")
@@ -161,6 +164,10 @@ class Experiment(BaseModel):
         chosen("model", self.model, MODELS)
         chosen("encoder", self.encoder, ENCODERS)
         chosen("augmentation", self.augmentation, AUGMENTATIONS)
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} is more than the {self.epochs} epochs; warm up less"
+            )
         parse_surrogate(self.surrogate)
         parse_estimators(self.train_estimators or "bptt")
         check_attack(self.defence, self.train_attack, self.train_loss)

@@ -13,18 +13,15 @@ from robustspike.checkpoints import write_text
 from robustspike.data import DATA, DataError, load
 from robustspike.experiment.compare import comparison
 from robustspike.experiment.jobs import Ended, Job, Plan, run_jobs
-from robustspike.experiment.names import chosen
+from robustspike.experiment.names import chosen, parse_defence, taken_by
 from robustspike.experiment.recipes import REACHES, default_eps, figures_of, scale_of, suited, tables
-from robustspike.experiment.record import Experiment
-from robustspike.experiment.rows import Figure, Reproduction, Row
+from robustspike.experiment.record import NO_DIFFERENCE, Experiment
+from robustspike.experiment.rows import PAPER, Figure, Reproduction, Row
 from robustspike.experiment.runs import load_data
 from robustspike.results import Summary, doubts_sentence, under
 
 BLACK_BOX = ", black box"
 CLASSES = {"cifar10": 10, "cifar100": 100}
-
-# Fields that make no difference to what is trained, and the seed, which no paper names.
-NO_DIFFERENCE = {"accelerator", "tensorboard", "save_every", "seed"}
 
 
 @dataclass(frozen=True)
@@ -62,9 +59,7 @@ class _Evaluations:
 
     def eps(self, recipe: str, experiment: Experiment) -> str:
         """The paper's radius; on other data, that data's."""
-        theirs = Experiment.published(recipe).data
-        other = experiment.data in DATA and experiment.data != theirs
-        return default_eps(experiment.data) if other else str(self.published["eps"])
+        return default_eps(experiment.data) if _other_data(recipe, experiment) else str(self.published["eps"])
 
     def own(self, eps: str) -> Plan:
         """The paper's suite."""
@@ -74,23 +69,24 @@ class _Evaluations:
         """The other suites, which only attack what still stands."""
         return [Plan(suite=s, eps=eps, limit=self.limit, each=False, doubts=self.doubts) for s in self.suites]
 
-    def transferred(self, eps: str, experiment: Experiment) -> Plan:
+    def transferred(self, eps: str, recipe: str, experiment: Experiment) -> Plan:
         """The paper's attacks, made on another network."""
-        source = str(self.source_folder(experiment))
+        source = str(self.source_folder(recipe, experiment))
         return Plan(suite=self.published["suite"], only="black-box", eps=eps, limit=self.limit, transfer_from=(source,))
 
     def plans(self, recipe: str, experiment: Experiment) -> tuple[Plan, ...]:
         """All of them."""
         eps = self.eps(recipe, experiment)
-        return (self.own(eps), *self.others(eps), *([self.transferred(eps, experiment)] if self.black_box else []))
+        black_box = [self.transferred(eps, recipe, experiment)] if self.black_box else []
+        return (self.own(eps), *self.others(eps), *black_box)
 
-    def folder(self, experiment: Experiment) -> Path:
+    def folder(self, recipe: str, experiment: Experiment) -> Path:
         """Of a run."""
-        return self.out / _slug(experiment, experiment.defence, experiment.seed)
+        return self.out / _slug(recipe, experiment, experiment.defence, experiment.seed)
 
-    def source_folder(self, experiment: Experiment) -> Path:
+    def source_folder(self, recipe: str, experiment: Experiment) -> Path:
         """Of the run that examples for this one come from."""
-        return self.out / "sources" / _slug(experiment, "vanilla", experiment.seed + 1)
+        return self.out / "sources" / _slug(recipe, experiment, "vanilla", experiment.seed + 1)
 
 
 def reproduce(
@@ -154,8 +150,9 @@ def reproduce(
     failures = _run(tasks, evaluations, processes=processes, progress=progress, ended=ended)
     found = tuple(_row(task, failures.get(task.job.out), evaluations) for task in tasks)
     notes = _notes(found, tasks, evaluations)
-    whole = Reproduction(about=evaluations.published["about"], scale=scale, rows=found, notes=notes)
-    _write(whole, tasks, evaluations)
+    pages = _pages([task for task, row in zip(tasks, found, strict=True) if row.skipped is None])
+    whole = Reproduction(about=evaluations.published["about"], scale=scale, rows=found, notes=notes, pages=tuple(pages))
+    _write(whole, pages, evaluations)
     return whole
 
 
@@ -167,14 +164,24 @@ def _places(data: str | None) -> dict[str, str]:
     if data is None:
         return {}
     if "=" in data:
-        places = dict(part.strip().split("=", 1) for part in data.split(",") if "=" in part)
-        for name in places:
-            chosen("data", name, CLASSES)
-        return places
+        return dict(_place(part.strip()) for part in data.split(","))
     names = {count: name for name, count in CLASSES.items()}
     if (classes := load(data).num_classes) not in names:
-        raise ValueError(f"{data} has {classes} classes, the tables' data 10 or 100; say which it is: cifar10={data}")
+        raise ValueError(f"{data} has {classes} classes, the tables' data 10 or 100; check the path")
     return {names[classes]: data}
+
+
+def _place(text: str) -> tuple[str, str]:
+    """The name of a data set and where it is; data that cannot be had there, or has other classes, is refused."""
+    name, _, path = map(str.strip, text.partition("="))
+    if not path:
+        raise ValueError(
+            f"--data: expected a path for each name, such as cifar10=c10.npz,cifar100=c100.npz, got {text!r}"
+        )
+    wanted = chosen("data", name, CLASSES)
+    if (classes := load(path).num_classes) != wanted:
+        raise ValueError(f"{path} has {classes} classes, {name} has {wanted}; check which path belongs to which name")
+    return name, path
 
 
 def _with_data(recipe: str, places: Mapping[str, str]) -> dict[str, str]:
@@ -206,12 +213,21 @@ def _images(experiments: Iterable[Experiment]) -> dict[tuple[Any, ...], int | st
 def _task(recipe: str, experiment: Experiment, images: int | str, evaluations: _Evaluations) -> _Task:
     plans = evaluations.plans(recipe, experiment)
     return _Task(
-        recipe, experiment, images, Job(experiment=experiment, out=evaluations.folder(experiment), plans=plans)
+        recipe, experiment, images, Job(experiment=experiment, out=evaluations.folder(recipe, experiment), plans=plans)
     )
 
 
-def _slug(experiment: Experiment, defence: str, seed: int) -> str:
-    words = "-".join((Path(experiment.data).stem, experiment.model, defence))
+def _other_data(recipe: str, experiment: Experiment) -> bool:
+    return experiment.data in DATA and experiment.data != Experiment.published(recipe).data
+
+
+def _data_name(recipe: str, experiment: Experiment) -> str:
+    """Of the data; where the record has a path, the name that the paper's data have."""
+    return experiment.data if experiment.data in DATA else Experiment.published(recipe).data
+
+
+def _slug(recipe: str, experiment: Experiment, defence: str, seed: int) -> str:
+    words = "-".join((_data_name(recipe, experiment), experiment.model, defence))
     return re.sub(r"[^A-Za-z0-9.]+", "-", words) + (f"-seed{seed}" if seed else "")
 
 
@@ -225,7 +241,7 @@ def _run(tasks: Sequence[_Task], evaluations: _Evaluations, **options: Any) -> d
     """Train and evaluate the rows whose data is there; what each folder failed of, or None."""
     tasks = [task for task in tasks if isinstance(task.images, int)]
     if evaluations.black_box:
-        sources = {evaluations.source_folder(t.experiment): _source(t.experiment) for t in tasks}
+        sources = {evaluations.source_folder(t.recipe, t.experiment): _source(t.experiment) for t in tasks}
         run_jobs([Job(experiment=e, out=folder) for folder, e in sources.items()], **options)
     jobs = {task.job.out: task.job for task in tasks}
     return dict(zip(jobs, run_jobs(list(jobs.values()), **options), strict=True))
@@ -244,7 +260,7 @@ def _row(task: _Task, error: str | None, evaluations: _Evaluations) -> Row:
     others = [task.job.outcome(plan).summary() for plan in evaluations.others(eps)]
     rates = {"clean": own.clean, **own.by_attack}
     if evaluations.black_box:
-        transferred = task.job.outcome(evaluations.transferred(eps, task.experiment)).summary()
+        transferred = task.job.outcome(evaluations.transferred(eps, task.recipe, task.experiment)).summary()
         rates |= {name.split(" from ")[0] + BLACK_BOX: found for name, found in transferred.by_attack.items()}
     figures = [
         Figure(attack=attack, published=value, ours=rates.get(attack))
@@ -265,13 +281,29 @@ def _differing(task: _Task, summary: Summary, evaluations: _Evaluations) -> tupl
     pairs = [
         (name, getattr(task.experiment, name), getattr(paper, name))
         for name in Experiment.model_fields
-        if name not in NO_DIFFERENCE
+        if name not in NO_DIFFERENCE | {"seed"} | _unused(task.experiment, paper)  # no paper names its seed
     ]
     images, eps = evaluations.published["images"], evaluations.published["eps"]
     pairs += [("training images", task.images, images["train"]), ("test images", summary.header.n, images["test"])]
     if summary.header.eps != parse_eps(eps):
         pairs.append(("ε of the attacks", f"{summary.header.eps:.4g}", eps))
-    return tuple(f"{name}: {_said(ours)} (paper: {_said(theirs)})" for name, ours, theirs in pairs if ours != theirs)
+    return tuple(f"{name}: {_said(ours)}{PAPER}{_said(theirs)})" for name, ours, theirs in pairs if ours != theirs)
+
+
+def _unused(*experiments: Experiment) -> set[str]:
+    """Settings of an attack in training that none of these runs."""
+    unused = {"train_eps", "train_steps", "train_step_size"}
+    for experiment in experiments:
+        attack = experiment.train_attack
+        if attack not in (None, "none") or any(
+            "eps" in taken_by(name) for name, _ in parse_defence(experiment.defence)
+        ):
+            unused -= {"train_eps"}
+        if attack in ("pgd", "apgd"):
+            unused -= {"train_steps"}
+        if attack == "pgd":
+            unused -= {"train_step_size"}
+    return unused
 
 
 def _said(value: Any) -> Any:
@@ -286,6 +318,8 @@ def _notes(rows: Sequence[Row], tasks: Sequence[_Task], evaluations: _Evaluation
             "These are NOT the paper's settings, so the differences say little of the paper; every setting that differs is "
             "listed below."
         )
+    if any(_other_data(task.recipe, task.experiment) for task in tasks):
+        notes.append("Measured on OTHER DATA than the paper's: there, the differences mean nothing.")
     folders = [row.folder for row in done]
     if twice := sorted({Path(folder).name for folder in folders if folders.count(folder) > 1}):
         notes.append(f"Rows that are equal at this scale were trained once: {', '.join(twice)}.")
@@ -306,19 +340,23 @@ def _notes(rows: Sequence[Row], tasks: Sequence[_Task], evaluations: _Evaluation
     return tuple(notes)
 
 
-def _write(found: Reproduction, tasks: Sequence[_Task], evaluations: _Evaluations) -> None:
-    out, made = evaluations.out, {row.recipe for row in found.made}
-    write_text(out / "results.json", found.model_dump_json(indent=1) + "\n")
-    write_text(out / "table.md", found.markdown())
+def _pages(tasks: Sequence[_Task]) -> dict[str, list[_Task]]:
+    """The rows of each data set by the name of their page."""
     by_data: dict[str, list[_Task]] = {}
     for task in tasks:
-        if task.recipe in made:
-            by_data.setdefault(task.experiment.data, []).append(task)
-    for data, group in by_data.items():
+        by_data.setdefault(_data_name(task.recipe, task.experiment), []).append(task)
+    alone = len(by_data) == 1
+    return {"report.html" if alone else f"report-{name}.html": group for name, group in by_data.items()}
+
+
+def _write(found: Reproduction, pages: Mapping[str, Sequence[_Task]], evaluations: _Evaluations) -> None:
+    out = evaluations.out
+    write_text(out / "results.json", found.model_dump_json(indent=1) + "\n")
+    write_text(out / "table.md", found.markdown())
+    for page, group in pages.items():
         from robustspike.report import write_html  # draws with matplotlib: loaded when needed
 
         folders = list(dict.fromkeys(task.job.out for task in group))
         plan = evaluations.own(evaluations.eps(group[0].recipe, group[0].experiment))
-        page = "report.html" if len(by_data) == 1 else f"report-{Path(data).stem}.html"
         title = f"{found.about} (scale {found.scale})"
         write_html(comparison(folders, evaluation=plan.name, title=title, notes=found.notes), out / page)

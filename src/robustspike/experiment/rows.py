@@ -6,6 +6,9 @@ from pydantic import Field
 
 from robustspike.results import Rate, Record, Table
 
+# Between our value of a setting and the paper's.
+PAPER = " (paper: "
+
 
 class Figure(Record):
     """One figure of a published row, in %, and ours; None where it was not measured."""
@@ -51,6 +54,7 @@ class Reproduction(Record):
         about: what the table is.
         scale: see ``recipes/scales.yaml``.
         notes: caveats and what was left out.
+        pages: file names of the reports.
 
     Example:
         >>> from robustspike.results import rate
@@ -64,6 +68,7 @@ class Reproduction(Record):
     scale: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    pages: tuple[str, ...] = ()
 
     @property
     def made(self) -> tuple[Row, ...]:
@@ -76,27 +81,47 @@ class Reproduction(Record):
         return tuple(row for row in self.rows if row.skipped is not None)
 
     def table(self) -> Table:
-        """Three lines per row: published, ours, difference."""
+        """Three lines per row: published, ours, difference; wide, for a page."""
         attacks = list(dict.fromkeys(figure.attack for row in self.made for figure in row.figures))
         suites = list(dict.fromkeys(name for row in self.made for name in row.worst))
-        under = dict.fromkeys(text for row in self.made for text in row.under)
         return Table(
-            title=f"{self.about}; --scale {self.scale}. Accuracy in %, ours with [95 % interval] "
-            f"{'; '.join(f'under {text}' for text in under) or 'nowhere: no row has figures'}",
+            title=self._title(),
             columns=("row", "", *attacks, *(f"worst case under {name}" for name in suites)),
             rows=tuple(line for row in self.made for line in _lines(row, attacks, suites)),
             note=" ".join(self.notes),
         )
 
+    def narrow(self) -> Table:
+        """One line per figure: narrow, for a terminal."""
+        return Table(
+            title=self._title(),
+            columns=("row", "published", "ours", "difference"),
+            rows=tuple(line for row in self.made for line in _below_each_other(row)),
+            note=" ".join(self.notes),
+        )
+
+    def _title(self) -> str:
+        under = dict.fromkeys(text for row in self.made for text in row.under)
+        return (
+            f"{self.about}; --scale {self.scale}. Accuracy in %, ours with [95 % interval] "
+            f"{'; '.join(f'under {text}' for text in under) or 'nowhere: no row has figures'}"
+        )
+
     def differences(self) -> list[str]:
         """Every setting that differs from the paper's, once, with the rows it concerns where these are not all."""
-        rows: dict[str, list[str]] = {}
+        settings: dict[str, dict[str, list[str]]] = {}
         for row in self.made:
             for text in row.differing:
-                rows.setdefault(text, []).append(row.recipe)
-        return [
-            text if len(names) == len(self.made) else f"{text} in {', '.join(names)}" for text, names in rows.items()
-        ]
+                ours, _, theirs = text.partition(PAPER)
+                settings.setdefault(ours, {}).setdefault(theirs.removesuffix(")"), []).append(row.recipe)
+        return [text for ours, theirs in settings.items() for text in _said(ours, theirs, len(self.made))]
+
+    def reasons(self) -> list[str]:
+        """Why rows have no figures, each reason once with its rows."""
+        rows: dict[str, list[str]] = {}
+        for row in self.skipped:
+            rows.setdefault(str(row.skipped), []).append(row.recipe)
+        return [f"{', '.join(names)}: {reason}" for reason, names in rows.items()]
 
     def markdown(self) -> str:
         """The table, what differs, what was skipped."""
@@ -104,8 +129,31 @@ class Reproduction(Record):
         if differing := self.differences():
             parts += ["**Settings that differ from the paper's**", "\n".join(f"* {text}" for text in differing)]
         if self.skipped:
-            parts += ["**Rows without figures**", "\n".join(f"* {row.recipe}: {row.skipped}" for row in self.skipped)]
+            parts += ["**Rows without figures**", "\n".join(f"* {text}" for text in self.reasons())]
         return "\n\n".join(parts) + "\n"
+
+
+def _said(ours: str, theirs: dict[str, list[str]], total: int) -> list[str]:
+    """One line where a setting differs in all rows, else one for each of the paper's values."""
+    if len(theirs) > 1 and sum(map(len, theirs.values())) == total:
+        counted = [f"{value} in {len(names)} of {total} rows" for value, names in theirs.items()]
+        return [f"{ours}{PAPER}{', '.join(counted)})"]
+    return [
+        f"{ours}{PAPER}{value})" + ("" if len(names) == total else f" in {', '.join(names)}")
+        for value, names in theirs.items()
+    ]
+
+
+def _below_each_other(row: Row) -> list[tuple[str, ...]]:
+    figures = [
+        (f"  {f.attack}", f"{f.published:.2f}", "·" if f.ours is None else str(f.ours), _signed(f)) for f in row.figures
+    ]
+    worst = [(f"  worst case under {name}", "·", str(rate), "·") for name, rate in row.worst.items()]
+    return [(row.recipe, "", "", ""), *figures, *worst]
+
+
+def _signed(figure: Figure | None) -> str:
+    return "·" if figure is None or figure.difference is None else f"{figure.difference:+.1f}"
 
 
 def _lines(row: Row, attacks: list[str], suites: list[str]) -> list[tuple[str, ...]]:
@@ -118,5 +166,5 @@ def _lines(row: Row, attacks: list[str], suites: list[str]) -> list[tuple[str, .
             "", "ours", *("·" if f is None or f.ours is None else str(f.ours) for f in here),
             *(str(row.worst[name]) if name in row.worst else "·" for name in suites),
         ),
-        ("", "difference", *("·" if f is None or f.difference is None else f"{f.difference:+.1f}" for f in here), *none),
+        ("", "difference", *map(_signed, here), *none),
     ]  # fmt: skip

@@ -20,7 +20,7 @@ from robustspike.evaluate import evaluate
 from robustspike.experiment.names import chosen, parse_surrogate
 from robustspike.experiment.objectives import make_objective
 from robustspike.experiment.recipes import default_eps
-from robustspike.experiment.record import RECORD, Experiment, read_experiment
+from robustspike.experiment.record import NO_DIFFERENCE, RECORD, Experiment, read_experiment
 from robustspike.models import MODELS, SNN
 from robustspike.processes import several, speaks
 from robustspike.results import Budget, Outcome
@@ -77,6 +77,12 @@ def validation_attack(experiment: Experiment) -> Perturb | None:
     return fgsm(ball, early_stop=True) if experiment.validation_attack == "fgsm" else PGD(ball, 10, early_stop=True)
 
 
+def held_out(experiment: Experiment) -> int:
+    """How many held-out images that attack is made on."""
+    n = len(load_data(experiment).validation)
+    return n if experiment.validation_limit is None else min(n, experiment.validation_limit)
+
+
 def device(accelerator: str) -> torch.device:
     """The device that Lightning Fabric picks for "auto", "cpu", "cuda", …; under ``torchrun``, each process its own GPU.
 
@@ -102,9 +108,8 @@ def _claim(experiment: Experiment, out: Path, resume: bool) -> None:
         raise CheckpointError(
             f"{out} holds a training run already; go on with it (--resume), or choose another folder (--out)"
         )
-    theirs, mine = read_experiment(out).model_dump(), experiment.model_dump()
+    theirs, mine = (e.model_dump(exclude=NO_DIFFERENCE) for e in (read_experiment(out), experiment))
     differing = [f"{name} {theirs[name]} (not {mine[name]})" for name in mine if mine[name] != theirs[name]]
-    differing = [text for text in differing if not text.startswith("accelerator ")]
     if differing:
         raise CheckpointError(f"{out} holds a run with {', '.join(differing)}; choose another folder (--out)")
 

@@ -43,7 +43,7 @@ def show(table: Table, console: Console | None = None, keep: int | None = None) 
 def _grid(table: Table, shown: int, stacked: bool) -> Grid:
     grid = Grid(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for k, name in enumerate(table.columns[:shown]):
-        words = all(not row[k][:1].isdigit() for row in table.rows)
+        words = all(not row[k].lstrip("+-")[:1].isdigit() for row in table.rows)
         text = Text(name.replace(" ", "\n") if stacked else name)
         grid.add_column(text, justify="left" if words else "right", overflow="fold")
     for row in table.rows:

@@ -151,3 +151,5 @@ def _write(found: Sweep, out: Path) -> None:
         from robustspike.report.sweep import sweep_curve  # draws with matplotlib: loaded when needed
 
         write_text(figure, sweep_curve(field, drawn, found.caption()))
+    else:
+        figure.unlink(missing_ok=True)  # of an earlier sweep
