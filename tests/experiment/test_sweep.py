@@ -105,12 +105,18 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, over, gi
 
 
 def test_one_seed_has_intervals():
-    table = found(["weight"], ({"weight": 0.01}, summary(90, 10, FGSM=30)), ({"weight": 1.0}, summary(80, 20))).table()
+    points = ({"weight": 0.01}, summary(90, 10, FGSM=30)), ({"weight": 1.0}, summary(80, 20, FGSM=40))
+    table = found(["weight"], *points).table()
     assert table.columns == ("weight", "clean", "worst case", "FGSM")
     assert table.rows[0] == ("0.01", str(rate(90, 100)), str(rate(10, 100)), str(rate(30, 100)))
-    assert table.rows[1] == ("1", str(rate(80, 100)), str(rate(20, 100)), "·")
+    assert table.rows[1] == ("1", str(rate(80, 100)), str(rate(20, 100)), str(rate(40, 100)))
     assert "under liu2024, Linf ε = 0.1, n = 100, seed 7" in table.title
     assert "[95 % interval]" in table.title
+
+
+def test_an_attack_that_not_all_networks_have_a_figure_for_is_left_out():
+    points = ({"weight": 0.01}, summary(90, 10, FGSM=30)), ({"weight": 1.0}, summary(80, 20))
+    assert found(["weight"], *points).table().columns == ("weight", "clean", "worst case")
 
 
 def test_seeds_are_averaged():

@@ -69,11 +69,12 @@ class Sweep(Record):
         """One row per combination; with several seeds, mean ± standard deviation over them."""
         groups, seeds = self.groups(), "seed" in self.over
         known = [summary for found in groups.values() for summary in found]
-        attacks = list(dict.fromkeys(name for summary in known for name in summary.by_attack))
+        # Where attacks ran on survivors only, some networks have a figure of their own for one and others have not.
+        attacks = [a for a in (known[0].by_attack if known else ()) if all(a in s.by_attack for s in known)]
         rows = []
         for values, found in groups.items():
             figures = [[s.clean for s in found], [s.robust for s in found if s.has_worst_case]]
-            figures += [[s.by_attack[name] for s in found if name in s.by_attack] for name in attacks]
+            figures += [[s.by_attack[name] for s in found] for name in attacks]
             count = [str(len(found))] if seeds else []
             rows.append((*map(written, values), *count, *(_cell(rates, seeds) for rates in figures)))
         shown = "mean ± standard deviation over seeds" if seeds else "[95 % interval]"

@@ -135,9 +135,10 @@ def sweep(
 def _title(experiments: Iterable[Experiment]) -> str:
     """Networks, defences and data."""
     experiments = list(experiments)
-    words = [
-        ", ".join(dict.fromkeys(str(getattr(e, field)) for e in experiments)) for field in ("model", "defence", "data")
-    ]
+    words = []
+    for field in ("model", "defence", "data"):
+        names = list(dict.fromkeys(str(getattr(e, field)) for e in experiments))
+        words.append(", ".join(names) if len(names) <= 3 else f"{len(names)} {field}s")
     return f"{words[0]} with {words[1]} on {words[2]}"
 
 
