@@ -57,7 +57,8 @@ class Watch:
 
 def measure(quick: bool, advance: Callable[[], object]) -> tuple[list[list[str]], list[str]]:
     """The rows of the table, and its columns."""
-    few = {"train_limit": 64, "test_limit": 20, "epochs": 2, "time_steps": 2} if quick else {"test_limit": 200}
+    few = {"train_limit": 64, "test_limit": 20, "epochs": 2, "time_steps": 2}
+    few = few if quick else {"test_limit": 100, "time_steps": 4}
     experiment = Experiment.of(data="digits", accelerator="cpu", **few)
     data = load_data(experiment)
     steps = -(-len(data.train) // experiment.batch_size)
@@ -87,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         task = bar.add_task("variants of RAT", total=len(variants()))
         rows, columns = measure(options.quick, lambda: bar.advance(task))
     where = torch.device("cpu")
-    suite = "PGD-2 of liu2024, 20 test digits" if options.quick else "`standard`, 200 test digits"
+    suite = "PGD-2 of liu2024, 20 test digits" if options.quick else "`standard`, 100 test digits, T = 4"
     page = "\n".join(
         [
             f"# {command.heading('RAT part by part', options.quick, where)}\n",

@@ -289,3 +289,12 @@ def test_functions_made_by_one_function_are_told_apart_by_what_they_hold():
     for make in (made, named):
         assert checkpoints.settings_text(make(1.0)) == checkpoints.settings_text(make(1.0))
         assert checkpoints.settings_text(make(1.0)) != checkpoints.settings_text(make(-1.0))
+
+
+def test_tied_weights_are_written_each_by_itself(tmp_path):
+    weight = torch.rand(3, 2)
+    write_tensors(tmp_path / "w.safetensors", {"a": weight, "b": weight, "c": weight.T}, {})
+    tensors, _ = read_tensors(tmp_path / "w.safetensors")
+    assert torch.equal(tensors["a"], weight)
+    assert torch.equal(tensors["b"], weight)
+    assert torch.equal(tensors["c"], weight.T)

@@ -15,6 +15,20 @@ PAGES = ("README.md", "docs/all-of-it.md")
 QUICK = {
     "train": ["--epochs", "1", "--train-limit", "40", "--test-limit", "20", "--time-steps", "2", "--no-progress"],
     "attack": ["--limit", "10", "--doubts", "0", "--no-progress"],
+    "sweep": [
+        "--epochs",
+        "1",
+        "--train-limit",
+        "40",
+        "--limit",
+        "5",
+        "--steps",
+        "2",
+        "--time-steps",
+        "1",
+        "--no-progress",
+    ],
+    "reproduce": ["--epochs", "1", "--train-limit", "40", "--limit", "2", "--time-steps", "1", "--no-progress"],
 }
 
 

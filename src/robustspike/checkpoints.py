@@ -121,12 +121,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Tensors and a JSON record in one safetensors file."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    """Tensors and a JSON record in one safetensors file; tensors that share memory are written each by itself."""
+    copies = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     text = json.dumps(record)
-    header = {"format": FORMAT, "record": text, "fingerprint": _seal(tensors, text)}
+    header = {"format": FORMAT, "record": text, "fingerprint": _seal(copies, text)}
     with replacing(path) as unfinished:
-        unfinished.write_bytes(to_bytes(tensors, metadata=header))
+        unfinished.write_bytes(to_bytes(copies, metadata=header))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

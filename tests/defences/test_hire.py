@@ -131,5 +131,5 @@ def test_a_model_without_an_encoder_is_refused():
 
 def test_weights_of_single_steps_do_not_fit_a_part_of_them():
     """DLIF neurons have a weight for each of T steps; the first period has fewer."""
-    with pytest.raises(ValueError, match="weights for 4 time steps"):
+    with pytest.raises(ValueError, match="DLIF neurons take all their time steps at once"):
         hire()(small_snn(time_steps=4, neuron="dlif"), torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))

@@ -40,6 +40,31 @@ RUNS = {
 }
 
 
+class Branching(torch.nn.Module):
+    """A layer for dark images and one for light ones, computed only where there is such an image; odd types of buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(64, 4), torch.nn.Linear(64, 4, bias=False)]).double()
+        for layer in self.layers:
+            torch.nn.init.constant_(layer.weight, 0.1)
+        torch.nn.init.zeros_(self.layers[0].bias)
+        for name, kind in (("flag", torch.bool), ("short", torch.int16), ("pair", torch.complex64)):
+            self.register_buffer(name, torch.full((3,), RANK, dtype=kind)[::2])
+
+    def forward(self, x):
+        z = x.flatten(1).double()
+        out = z[:, :4] * 0.1
+        for layer, these in zip(self.layers, (z[:, 0] < 0.75, z[:, 0] >= 0.75), strict=True):
+            if these.any():
+                out = out + torch.where(these[:, None], layer(z), 0)
+        return out
+
+
+def branching():
+    return train(Branching(), vanilla(), data(21), batch_size=10, crop_padding=0, flip=False)[0]
+
+
 def trained(name, model=None, **options):
     objective, special = RUNS[name]
     return train(double() if model is None else model, objective, data(21), batch_size=10, **special | options)
@@ -71,6 +96,8 @@ def several(folder):
     found["micro"] = hashed(trained("vanilla", micro_batch=2)[0])
     weights["micro"] = trained("vanilla", micro_batch=2)[0].state_dict()
     found["resumed"] = resumed(folder)
+    model = branching()
+    found["branching"], weights["branching"] = hashed(model), model.state_dict()
     found["refused"] = refusal(lambda: trained("vanilla", out=folder / "whole"))
     found["unlike"] = refusal(lambda: trained("vanilla", seed=RANK))
     found["nan"] = refusal(lambda: train(double(), watched(sick), data(21), batch_size=10))

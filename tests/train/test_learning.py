@@ -56,6 +56,35 @@ def test_one_epoch_of_plain_sgd_is_what_torch_does():
     assert log[0].loss == pytest.approx(sum(losses) / 20)
 
 
+class Late(torch.nn.Module):
+    """Its second layer takes part from the second step on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(64, 4), torch.nn.Linear(64, 4)])
+        for layer in self.layers:
+            torch.nn.init.constant_(layer.weight, 0.1)
+            torch.nn.init.zeros_(layer.bias)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += self.training
+        return sum(layer(x.flatten(1)) for layer in self.layers[: max(1, self.calls)])
+
+
+def test_a_parameter_that_gets_a_gradient_later_is_stepped_as_torch_does():
+    options = {"epochs": 1, "crop_padding": 0, "flip": False, "weight_decay": 0.01, "schedule": "constant"}
+    model, other = Late(), Late()
+    train(model, seed=7, **options)
+    optimizer, split = torch.optim.SGD(other.parameters(), 0.01, 0.9, weight_decay=0.01, foreach=False), data()
+    for which in torch.randperm(20, generator=torch.Generator().manual_seed(7 * 1_000_003)).split(8):
+        optimizer.zero_grad()
+        vanilla()(other, split.images[which], split.labels[which]).backward()
+        optimizer.step()
+    for (name, value), t in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, t, rtol=1e-5, atol=1e-7, msg=name)
+
+
 def test_a_clipped_step_is_what_torch_does():
     """Plain SGD moves the weights by lr · gradient, and the gradient's norm is 0.01 after clipping."""
     start, options = network(), {"epochs": 1, "batch_size": 20, "momentum": 0, "weight_decay": 0, "lr": 0.5}
@@ -228,6 +257,20 @@ def test_a_stochastic_model_draws_per_sample_in_training():
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6)
 
 
+def test_the_generators_of_other_devices_are_left_alone(monkeypatch):
+    """What is trained on the CPU seeds no GPU, be it only for the next step."""
+
+    def refuse(seed):
+        raise AssertionError("seeded")
+
+    expected = fingerprint(train(objective=ATTACKED)[0])
+    split = data(8, seed=1)
+    model = network()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    again, _ = train(model, ATTACKED, validation=split, validation_attack=PGD(Linf(0.1), steps=1))
+    assert fingerprint(again) == expected
+
+
 def test_writing_and_validating_change_no_weight(tmp_path):
     plain = fingerprint(train()[0])
     options = {"validation": data(8, seed=1), "validation_attack": PGD(Linf(0.1), steps=1), "save_every": 1}
@@ -248,22 +291,33 @@ def test_bfloat16_keeps_the_weights_in_float32_and_differs(tmp_path):
     assert fingerprint(again) == fingerprint(model)
 
 
-@pytest.mark.parametrize("precision", ["tf32", "32-true"])
-def test_tf32_is_in_force_while_training_and_only_then(precision):
+def products():
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("tf32", ("high", True)), ("32-true", ("highest", False)), ("bf16-mixed", None)]
+)
+@pytest.mark.parametrize("before", [("highest", True), ("medium", False)])
+def test_the_precision_of_products_is_as_said_while_training_and_only_then(monkeypatch, precision, expected, before):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before[1])
+    usual = torch.get_float32_matmul_precision()
     found = []
 
     def hook(batch, loss, call):
-        found.append(torch.get_float32_matmul_precision())
+        found.append(products())
         return loss
-
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    train(objective=watched(hook), precision=precision, epochs=1)
-    assert set(found) == {"high" if precision == "tf32" else before[0]}
-    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
 
     def failing(batch, loss, call):
         raise KeyError("a bug")
 
-    with pytest.raises(KeyError):
-        train(objective=watched(failing), precision=precision)
-    assert torch.get_float32_matmul_precision() == before[0]
+    try:
+        torch.set_float32_matmul_precision(before[0])
+        train(objective=watched(hook), precision=precision, epochs=1)
+        assert set(found) == {expected or before}
+        assert products() == before
+        with pytest.raises(KeyError):
+            train(objective=watched(failing), precision=precision)
+        assert products() == before
+    finally:
+        torch.set_float32_matmul_precision(usual)

@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tests.conftest import small_snn
-from tests.train.in_processes import RUNS, double, hashed, trained
+from tests.train.in_processes import RUNS, branching, double, hashed, trained
 from tests.train.making import data, watched
 from tests.train.test_watching import scalars
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -26,6 +27,7 @@ from robustspike.train.together import synchronised
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = Path(__file__).with_name("in_processes.py")
 ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
 
 
 def torchrun(scenario, folder):
@@ -65,6 +67,13 @@ def test_micro_batches_of_two_in_two_processes_are_those_of_four_in_one(found):
     (first, second), weights, _ = found
     assert first["micro"] == second["micro"]
     assert_same_weights(trained("vanilla", micro_batch=4)[0], weights["micro"])
+
+
+def test_a_parameter_may_get_its_gradient_in_one_process_only(found):
+    """Which samples are whose decides who computes which layer; and buffers may have any type."""
+    (first, second), weights, _ = found
+    assert first["branching"] == second["branching"]
+    assert_same_weights(branching(), weights["branching"])
 
 
 def test_one_process_writes_what_all_resume_from(found):
@@ -135,6 +144,36 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         _fabric("auto", "32-true", Processes(0, 2))
 
 
+@pytest.mark.parametrize("local", [None, "1"])
+def test_each_of_several_processes_has_a_gpu_of_its_own(monkeypatch, local):
+    """By LOCAL_RANK, else by rank; Fabric hears of one device and starts no process."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local is not None:
+        monkeypatch.setenv("LOCAL_RANK", local)
+    told = []
+    monkeypatch.setattr(
+        "robustspike.train.fitting.Fabric", lambda **options: told.append(options) or SimpleNamespace(device=CPU)
+    )
+    _fabric("auto", "bf16-mixed", Processes(3 if local is None else 2, 4))
+    assert told == [{"accelerator": "auto", "devices": [1], "precision": "bf16-mixed"}]
+
+
+@pytest.mark.parametrize("launcher", [{}, {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}])
+def test_no_process_is_started_whoever_started_these(monkeypatch, launcher):
+    """MPI, Slurm or torch.multiprocessing set no LOCAL_RANK; Fabric told of several devices starts the rest."""
+
+    def refuse(*_, **__):
+        raise AssertionError("started a process")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    for name, value in ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"} | launcher).items():
+        monkeypatch.setenv(name, value)
+    assert _fabric("cpu", "32-true", Processes(0, 2)).device == CPU
+
+
 # BatchNorm over all samples: here one process plays two that hold the same samples, so that sums are doubled.
 
 
@@ -188,6 +227,14 @@ def test_the_network_is_left_as_it_was(doubled):
         assert repr(model) == before[1]
         assert any(isinstance(m, _BatchNorm) and "forward" in m.__dict__ for m in model.modules())
     assert [m.__dict__.keys() for m in model.modules()] == [d.keys() for d in before[2]]
+
+
+def test_a_layer_with_a_forward_pass_of_its_own_keeps_it(doubled):
+    layer, x = torch.nn.BatchNorm1d(3), torch.rand(5, 3)
+    own = layer.forward = lambda x: 2 * x
+    with synchronised(layer, doubled):
+        assert torch.equal(layer(x), 2 * x)
+    assert layer.forward is own
 
 
 def test_evaluation_mode_talks_to_nobody(monkeypatch):

@@ -9,6 +9,7 @@ from robustspike.attacks import PGD, fgsm
 from robustspike.balls import Linf
 from robustspike.checkpoints import read_tensors
 from robustspike.data import Split
+from robustspike.defences import Mixed
 from robustspike.draws import Draws
 from robustspike.evaluate import evaluate
 from robustspike.processes import Processes
@@ -44,6 +45,31 @@ def test_robust_accuracy_repeats_whatever_the_batches(encoder):
     assert robust_accuracy(model, split, attack, batch_size=7) == first
     order = torch.randperm(40)
     assert robust_accuracy(model, split.subset(order), attack) == first
+
+
+class Unsure(torch.nn.Module):
+    """Noise from PyTorch's own generator, in evaluation mode too."""
+
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
+def test_accuracies_repeat_where_numbers_come_from_pytorchs_generator():
+    """An attack chosen for each mini-batch, a model with noise of its own; the generator itself is left alone."""
+    model, split = small_snn(), data(40)
+    split = Split(split.images, model.eval()(split.images).argmax(1))
+    mixed = Mixed((fgsm(Linf(0.3)), lambda model, x, y: x))
+    noisy = torch.nn.Sequential(Unsure(), model)
+    found = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        found.add((robust_accuracy(model, split, mixed, batch_size=8), clean_accuracy(noisy, split)))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert len(found) == 1
+    ((robust, clean),) = found
+    assert robust_accuracy(model, split, fgsm(Linf(0.3))) < robust < 1
+    assert 0 < clean < 1
 
 
 def test_what_an_attack_mends_is_not_robust():

@@ -12,6 +12,7 @@ from torch import Tensor
 from robustspike.defences.objective import Batch
 from robustspike.draws import sampling
 from robustspike.encoders import Frames, presenting
+from robustspike.neurons import DLIF
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class CraftedNoise:
         periods: N ≥ 1; at call time it must divide T.
 
     Raises:
-        ValueError: for ε < 0 or N < 1; at call time for a model without an encoder, for event frames, or for T that N does
-            not divide.
+        ValueError: for ε < 0 or N < 1; at call time for a model without an encoder, for event frames or DLIF
+            neurons, or for T that N does not divide.
 
     Source: Kundu et al. 2021 (HIRE-SNN). Their training code is not public. Differs from the paper: one step of the weights
     for the mean of the periods' losses where theirs steps after each period; each period's loss is computed from the first
@@ -80,6 +81,11 @@ class CraftedNoise:
             raise ValueError(
                 "event frames differ from step to step, so noise crafted on those of one period is none for the next; "
                 "use another objective, or 1 period"
+            )
+        if self.periods > 1 and any(isinstance(m, DLIF) for m in batch.model.modules()):
+            raise ValueError(
+                "DLIF neurons take all their time steps at once, but noise is crafted on the first periods alone; use lif "
+                "neurons, another objective, or 1 period"
             )
         total = int(encoder.time_steps)
         if total % self.periods:

@@ -89,8 +89,8 @@ def fit(
         validation_attack: (model, x, y) to x_adv, a cheap one: best.safetensors is then chosen by robust validation
             accuracy, among equals by clean accuracy, among equals the earliest. None: by clean accuracy.
         validation_limit: so many validation images are attacked, every class with its share; None: all.
-        precision: "32-true"; "tf32" (float32 matrix products in TF32 on GPUs that have it); or "bf16-mixed" (activations in
-            bfloat16; potentials and weights stay float32).
+        precision: "32-true"; "tf32" (float32 products in TF32 on GPUs that have it, convolutions included); or "bf16-mixed"
+            (activations in bfloat16; potentials and weights stay float32).
         accelerator: of Lightning Fabric: "auto", "cpu", "cuda", …
         seed: of shuffling, augmentation and attacks.
         resume: continue from ``out``/state.safetensors where it exists.
@@ -145,34 +145,39 @@ def _backend(accelerator: str) -> str:
 
 
 def _fabric(accelerator: str, precision: str, processes: Processes) -> Fabric:
-    """Device and precision; of several processes on one machine each has its own device."""
+    """Device and precision of this process; of several processes on one machine each has its own GPU.
+
+    Fabric is told of one device only: it would start processes itself where no launcher that it knows has done so.
+    """
+    devices: int | list[int] = 1
+    if processes.world > 1 and accelerator != "cpu" and torch.cuda.is_available():
+        here, there = int(os.environ.get("LOCAL_WORLD_SIZE", processes.world)), torch.cuda.device_count()
+        if there < here:
+            raise ValueError(
+                f"{here} processes need a GPU each, and this machine has {there}; start fewer with "
+                'torchrun --nproc-per-node, or train with accelerator="cpu"'
+            )
+        devices = [int(os.environ.get("LOCAL_RANK", processes.rank % here))]
     kind = "32-true" if precision == "tf32" else precision
-    if processes.world == 1:
-        return Fabric(accelerator=accelerator, devices=1, precision=kind)  # type: ignore[arg-type]
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes.world))
-    if accelerator != "cpu" and torch.cuda.is_available() and torch.cuda.device_count() < here:
-        raise ValueError(
-            f"{here} processes need a GPU each, and this machine has {torch.cuda.device_count()}; start fewer with "
-            'torchrun --nproc-per-node, or train with accelerator="cpu"'
-        )
-    fabric = Fabric(
-        accelerator=accelerator, strategy="ddp", devices=here, num_nodes=processes.world // here,
-        precision=kind,  # type: ignore[arg-type]
-    )  # fmt: skip
-    fabric.launch()
+    fabric = Fabric(accelerator=accelerator, devices=devices, precision=kind)  # type: ignore[arg-type]
+    if fabric.device.type == "cuda":
+        torch.cuda.set_device(fabric.device)
     return fabric
 
 
 @contextlib.contextmanager
 def _products(precision: str) -> Iterator[None]:
-    """Within the block float32 products are computed in TF32, if that is the precision."""
-    if precision != "tf32":
+    """Within the block GPUs compute float32 products in TF32 if that is the precision, and never with "32-true".
+
+    PyTorch itself has convolutions in TF32.
+    """
+    if precision not in ("tf32", "32-true"):
         yield
         return
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
         yield
     finally:
         torch.set_float32_matmul_precision(products)

@@ -23,6 +23,7 @@ from robustspike.progress import progress_bar
 from robustspike.train.averaging import Average
 from robustspike.train.rates import learning_rate_factor
 from robustspike.train.saving import STATE, WEIGHTS, Position, claim, put_back, read_state, write_epoch, write_state
+from robustspike.train.seeding import generators
 from robustspike.train.settings import Epoch, Schedule, TrainingError
 from robustspike.train.steps import StepError, Stepper
 from robustspike.train.together import as_in_first
@@ -40,14 +41,7 @@ class Run:
         self.model, self.average, self.at = fabric.to_device(model), Average(settings.ema), Position()
         self.out: Path | None = None
         self.save_every: int | None = None
-        if settings.optimizer == "sgd":
-            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
-                model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay, fused=True
-            )
-        else:
-            self.optimizer = torch.optim.Adam(
-                model.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True
-            )
+        self.optimizer = _optimizer(model, settings)
         self.stepper = Stepper(
             self.model, objective, self.optimizer, self.average, processes, fabric.autocast, settings.micro_batch,
             settings.clip_norm,
@@ -69,10 +63,9 @@ class Run:
     def complete(self, train: Split, judge: Validation, progress: bool, tensorboard: bool) -> list[Epoch]:
         """Train to the end; the average, where there is one, is left in the model."""
         s, first = self.settings, self.processes.rank == 0
-        generators = [self.device] if self.device.type == "cuda" else []
         with contextlib.ExitStack() as stack:
             bar = stack.enter_context(progress_bar(progress and first))
-            stack.enter_context(torch.random.fork_rng(devices=generators))
+            stack.enter_context(torch.random.fork_rng(devices=generators(self.device)))
             done = len(self.at.log) * self.steps + self.at.step
             events = None
             if tensorboard and first and self.out is not None:
@@ -171,6 +164,18 @@ class Run:
         if self.at.log:
             return f"the last good checkpoint is {self.out / WEIGHTS} (epoch {len(self.at.log)})"
         return f"the last good checkpoint is {self.out / STATE} (in epoch 1)"
+
+
+def _optimizer(model: nn.Module, settings: Schedule) -> torch.optim.Optimizer:
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True)
+    sgd = torch.optim.SGD(
+        model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay, fused=True
+    )
+    if settings.momentum:  # all from the beginning: the fused step fails where only some parameters have one
+        for p in (p for p in model.parameters() if p.requires_grad):
+            sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return sgd
 
 
 def _shown(bar: Progress, name: str, total: int, done: int) -> Callable[[str], object]:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from robustspike.defences import Objective
 from robustspike.draws import Draws
+from robustspike.gradients import device_of
 from robustspike.processes import Processes
 from robustspike.train.averaging import Average
+from robustspike.train.seeding import seed
 from robustspike.train.together import add_up, synchronised
 
 # x, y and the random streams of the samples with these indices.
@@ -65,7 +67,7 @@ class Stepper:
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimizer.step()
-        _seed(number.fork("after the step"))
+        self._seed(number.fork("after the step"))
         self.objective.after_step(self.model)
         self.average.update(self.model)
         return loss
@@ -93,19 +95,31 @@ class Stepper:
             part = micro.tensor_split(world)[self.processes.rank] if shared else micro
             weight = len(part) / n if shared else len(part) / n / world
             x, y, draws = load(part)
-            _seed(number)
+            self._seed(number)
             together = synchronised(self.model, self.processes) if shared else contextlib.nullcontext()
             with together, self.precision():
                 loss = self.objective(self.model, x, y, progress=progress, draws=draws)
             (loss if weight == 1 else loss * weight).backward()
             losses.append((weight, loss.detach()))
         total = sum(weight * float(loss) for weight, loss in losses)
-        if world == 1:
-            return total
-        whole = torch.tensor([total], dtype=torch.float64)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        add_up([whole, *gradients], self.processes)
+        return total if world == 1 else self._of_all(total)
+
+    def _of_all(self, loss: float) -> float:
+        """Add up loss and gradients of all processes; a parameter may have got a gradient in some of them only."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        sums = torch.tensor([loss, *(p.grad is not None for p in parameters)], dtype=torch.float64)
+        add_up([sums], self.processes)
+        whole, *reached = sums.tolist()
+        gradients = []
+        for p in (p for p, times in zip(parameters, reached, strict=True) if times):
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            gradients.append(p.grad)
+        add_up(gradients, self.processes)
         return float(whole)
+
+    def _seed(self, number: Draws) -> None:
+        """Seed PyTorch's generators, for choices made once per mini-batch: alike in all micro-batches and processes."""
+        seed(int(number.keys), device_of(self.model))
 
     def _halve(self, n: int) -> None:
         if torch.cuda.is_available():
@@ -120,11 +134,6 @@ class Stepper:
             )
         self.micro_batch = math.ceil(size / 2)
         self.say(f"memory ran out; going on with micro-batches of {self.micro_batch}")
-
-
-def _seed(number: Draws) -> None:
-    """Seed PyTorch's generators, for choices made once per mini-batch: the same in all micro-batches and processes."""
-    torch.manual_seed(int(number.keys))
 
 
 def _memory_ran_out(error: BaseException) -> bool:

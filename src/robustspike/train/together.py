@@ -41,7 +41,7 @@ def synchronised(model: nn.Module, processes: Processes) -> Iterator[None]:
     """
     layers: list[Any] = []
     if processes.world > 1:
-        layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and type(m).forward is _BatchNorm.forward]
+        layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and _is_plain(m)]
     try:
         for layer in layers:
             layer.forward = functools.partial(_normalise, layer, processes.group)
@@ -49,6 +49,10 @@ def synchronised(model: nn.Module, processes: Processes) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.__dict__.pop("forward", None)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    return type(layer).forward is _BatchNorm.forward and "forward" not in vars(layer)
 
 
 def _normalise(layer: Any, group: Any, x: Tensor) -> Tensor:
@@ -101,6 +105,6 @@ def as_in_first(model: nn.Module, processes: Processes) -> None:
     if processes.world == 1:
         return
     for t in (*model.parameters(), *model.buffers()):
-        whole = t.contiguous()
-        dist.broadcast(whole, src=0, group=processes.group)
+        whole = t.detach().contiguous()
+        dist.broadcast(whole.view(-1).view(torch.uint8), src=0, group=processes.group)  # gloo knows few types
         t.copy_(whole)

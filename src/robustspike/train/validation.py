@@ -14,6 +14,7 @@ from robustspike.defences import Perturb
 from robustspike.draws import Draws, sampling
 from robustspike.gradients import errs, frozen
 from robustspike.processes import Processes
+from robustspike.train.seeding import generators, seed
 
 
 def clean_accuracy(model: nn.Module, data: Split, batch_size: int = 256) -> float:
@@ -104,11 +105,13 @@ def _robust(model: nn.Module, data: Split, attack: Perturb, batch_size: int) -> 
 
 
 def _count(data: Split, batch_size: int, right: Callable[[Tensor, Tensor, Draws], Tensor]) -> int:
-    """On how many samples ``right(x, y, draws)`` [N] holds."""
-    total = 0
-    for which in torch.arange(len(data), device=data.images.device).split(batch_size) if len(data) else ():
-        draws = Draws.of(0, data.ids[which]).fork("validation")
-        total += int(right(data.images[which], data.labels[which], draws).sum())
+    """On how many samples ``right(x, y, draws)`` [N] holds; PyTorch's generators start alike each time."""
+    total, device = 0, data.images.device
+    with torch.random.fork_rng(devices=generators(device)):
+        seed(0, device)
+        for which in torch.arange(len(data), device=device).split(batch_size) if len(data) else ():
+            draws = Draws.of(0, data.ids[which]).fork("validation")
+            total += int(right(data.images[which], data.labels[which], draws).sum())
     return total
 
 
