@@ -88,8 +88,8 @@ class GradientSparsity:
     """SR: mean |f_y(x + h·d) − f_y(x)| / h with d = sign(∇_x f_y(x)) held constant, which tends to ‖∇_x f_y‖₁ as h → 0.
 
     The rival class of the two-class form is chosen at x and kept for the second point. Both points are evaluated in the
-    mode the model is in, and the second is not clipped to [0, 1]. Dropout draws a mask for each of the points, which would be
-    divided by h: leave it out of the network.
+    mode the model is in, and the second is not clipped to [0, 1]. Dropout draws a mask for each of the points,
+    whose difference would be divided by h: leave it out of the network.
 
     Args:
         h: the step of the finite difference, in pixel units; not used by the exact form.
