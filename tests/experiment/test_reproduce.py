@@ -9,6 +9,7 @@ from robustspike.attacks import APGD, PGD, SUITES, Suite, Transfer
 from robustspike.balls import Linf
 from robustspike.data import DataError, load
 from robustspike.experiment import Experiment, Figure, Reproduction, Row, read_experiment, reproduce
+from robustspike.experiment.reproduce import at_chance
 from robustspike.results import load_outcome, rate
 
 TOY = {"train_limit": 64, "time_steps": 2, "epochs": 1, "train_steps": 1, "accelerator": "cpu"}
@@ -197,6 +198,15 @@ def test_a_path_alone_is_the_data_with_as_many_classes(tmp_path, monkeypatch):
 def load_whole(experiment):
     """As load_data, however few images there are."""
     return load(experiment.data)
+
+
+@pytest.mark.parametrize(
+    ("right", "classes", "lost"), [(2, 10, True), (12, 10, False), (2, 100, False), (0, 100, True)]
+)
+def test_a_network_that_only_guesses_is_noticed(right, classes, lost):
+    """Of 20: the 95 % interval of 2 begins at 1.2 %, that of 12 at 36 %."""
+    row = Row(recipe="at", figures=(Figure(attack="clean", published=90.0, ours=rate(right, 20)),))
+    assert at_chance(row, classes) == lost
 
 
 def test_files_of_one_name_in_two_folders_are_two_runs(tmp_path, monkeypatch):

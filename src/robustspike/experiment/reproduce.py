@@ -310,6 +310,19 @@ def _said(value: Any) -> Any:
     return "not set" if value is None else value
 
 
+def at_chance(row: Row, classes: int) -> bool:
+    """Whether the interval of a row's clean accuracy holds that of guessing.
+
+    Example:
+        >>> from robustspike.results import rate
+        >>> figure = Figure(attack="clean", published=90.44, ours=rate(2, 20))
+        >>> at_chance(Row(recipe="at", figures=(figure,)), classes=10)
+        True
+    """
+    clean = [figure.ours for figure in row.figures if figure.attack == "clean" and figure.ours is not None]
+    return any(found.low <= 1 / classes for found in clean)
+
+
 def _notes(rows: Sequence[Row], tasks: Sequence[_Task], evaluations: _Evaluations) -> tuple[str, ...]:
     notes = ["Each attack: robust only if it fails under every estimator. An accuracy under attack is an upper bound."]
     done = [row for row in rows if row.skipped is None]
@@ -320,6 +333,12 @@ def _notes(rows: Sequence[Row], tasks: Sequence[_Task], evaluations: _Evaluation
         )
     if any(_other_data(task.recipe, task.experiment) for task in tasks):
         notes.append("Measured on OTHER DATA than the paper's: there, the differences mean nothing.")
+    classes = [CLASSES.get(_data_name(task.recipe, task.experiment), 10) for task in tasks]  # digits: 10
+    if lost := [row.recipe for row, count in zip(rows, classes, strict=True) if at_chance(row, count)]:
+        notes.append(
+            f"NOTHING WAS LEARNED in {', '.join(lost)}: the clean accuracy may be that of guessing, so the figures under "
+            "attack mean nothing; train for longer or on more images."
+        )
     folders = [row.folder for row in done]
     if twice := sorted({Path(folder).name for folder in folders if folders.count(folder) > 1}):
         notes.append(f"Rows that are equal at this scale were trained once: {', '.join(twice)}.")
