@@ -20,10 +20,7 @@ from benchmarks.timing import ratio
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, measure, print, write."""
     options = command.parser("benchmarks", "Time robustspike against plain code.").parse_args(arguments)
-    with command.progress_bar() as progress:
-        page = measure(QUICK if options.quick else Scale(), command.device(), progress)
-    command.deliver(page, options.out)
-    return 0
+    return command.carry_out(options, measure, QUICK, Scale())
 
 
 def measure(scale: Scale, device: torch.device, progress: Progress) -> str:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import machine
+
+S = TypeVar("S")
 
 
 def parser(module: str, description: str) -> argparse.ArgumentParser:
@@ -51,3 +55,11 @@ def deliver(page: str, out: Path | None) -> None:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page, encoding="utf-8")
+
+
+def carry_out(options: argparse.Namespace, run: Callable[[S, torch.device, Progress], str], quick: S, full: S) -> int:
+    """Measure at the size that was asked for, print, write; the exit status."""
+    with progress_bar() as progress:
+        page = run(quick if options.quick else full, device(), progress)
+    deliver(page, options.out)
+    return 0

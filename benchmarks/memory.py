@@ -213,10 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.point is not None:
         sys.stdout.write(json.dumps(asdict(measure(Point(**json.loads(options.point)), command.device()))))
         return 0
-    with command.progress_bar() as progress:
-        text = run(QUICK if options.quick else Scale(), command.device(), progress)
-    command.deliver(text, options.out)
-    return 0
+    return command.carry_out(options, run, QUICK, Scale())
 
 
 if __name__ == "__main__":

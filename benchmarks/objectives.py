@@ -192,10 +192,7 @@ def run(scale: Scale, device: torch.device, progress: Progress) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, measure, print, write."""
     options = command.parser("benchmarks.objectives", "Time every training objective.").parse_args(arguments)
-    with command.progress_bar() as progress:
-        text = run(QUICK if options.quick else Scale(), command.device(), progress)
-    command.deliver(text, options.out)
-    return 0
+    return command.carry_out(options, run, QUICK, Scale())
 
 
 if __name__ == "__main__":

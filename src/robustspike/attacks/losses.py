@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustspike.gradients import cross_entropy
+from robustspike.gradients import cross_entropy, divergence
 
 __all__ = ["LOSSES", "FromClean", "cross_entropy", "dlr", "margin", "targeted_dlr", "targeted_margin"]
 
@@ -95,9 +95,7 @@ class FromClean:
     compares: ClassVar[bool] = True
 
     def __call__(self, logits: Tensor, y: Tensor, clean: Tensor) -> Tensor:
-        kind = torch.promote_types(logits.dtype, torch.float32)
-        log_p, log_q = clean.to(kind).log_softmax(1), logits.to(kind).log_softmax(1)
-        return (log_p.exp() * (log_p - log_q)).sum(1)
+        return divergence(clean, logits)
 
 
 def _need(logits: Tensor, classes: int, name: str) -> None:

@@ -10,12 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustspike.defences.objective import Batch
-
-
-def divergence(clean: Tensor, other: Tensor) -> Tensor:
-    """KL(softmax(clean) ‖ softmax(other)) of logits [N, K], per sample [N]."""
-    log_p, log_q = clean.log_softmax(1), other.log_softmax(1)
-    return (log_p.exp() * (log_p - log_q)).sum(1)
+from robustspike.defences.terms import strongest_rival
+from robustspike.gradients import divergence
 
 
 @dataclass(frozen=True)
@@ -76,8 +72,7 @@ class BoostedCrossEntropy:
 
     def __call__(self, batch: Batch) -> Tensor:
         logits = batch.point.logits
-        rival = logits.detach().scatter(1, batch.y[:, None], -torch.inf).argmax(1)
-        without = logits.scatter(1, rival[:, None], -torch.inf)
+        without = logits.scatter(1, strongest_rival(logits, batch.y)[:, None], -torch.inf)
         log_rest = without.logsumexp(1) - logits.logsumexp(1)
         return F.cross_entropy(logits, batch.y) - log_rest.mean()
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from robustspike.gradients.adaptive import ASSG, PDSG, Memory
 from robustspike.gradients.estimators import BPTR, BPTT, CBA, HART, RGA, Estimator
-from robustspike.gradients.pixels import Loss, cross_entropy, input_gradient, look
+from robustspike.gradients.pixels import Loss, cross_entropy, divergence, input_gradient, look
 from robustspike.gradients.seeing import check_labels, device_of, errs, estimating, frozen, is_stochastic, recording
 
 __all__ = [
     "ASSG", "BPTR", "BPTT", "CBA", "ESTIMATORS", "HART", "PDSG", "RGA", "Estimator", "Loss", "Memory", "check_labels",
-    "cross_entropy", "device_of", "errs", "estimating", "frozen", "input_gradient", "is_stochastic", "look",
+    "cross_entropy", "device_of", "divergence", "errs", "estimating", "frozen", "input_gradient", "is_stochastic", "look",
     "recording",
 ]  # fmt: skip
 

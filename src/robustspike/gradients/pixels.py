@@ -21,6 +21,18 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), y, reduction="none")
 
 
+def divergence(clean: Tensor, other: Tensor) -> Tensor:
+    """KL(softmax(clean) ‖ softmax(other)) of logits [N, K] per sample in float32 or wider, [N].
+
+    Example:
+        >>> gradients.divergence(torch.tensor([[0.0, 0.0]]), torch.log(torch.tensor([[0.75, 0.25]])))
+        tensor([0.1438])
+    """
+    kind = torch.promote_types(other.dtype, torch.float32)
+    log_p, log_q = clean.to(kind).log_softmax(1), other.to(kind).log_softmax(1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
 def look(
     model: nn.Module, x: Tensor, y: Tensor, loss: Loss, samples: int, draws: Draws | None, memory: Memory | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
