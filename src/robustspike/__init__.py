@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch then asks Linux for huge pages: fewer page faults
 
-from robustspike import data, defences, models
+from robustspike import audits, data, defences, models
 from robustspike.attacks import (
     APGD,
     ATTACKS,
@@ -25,6 +25,7 @@ from robustspike.attacks import (
     rfgsm,
     suites,
 )
+from robustspike.audits import AUDITS, audit
 from robustspike.balls import L2, Linf
 from robustspike.checkpoints import load_model, save_model
 from robustspike.defences import DEFENCES, Objective
@@ -50,11 +51,11 @@ from robustspike.train import fit
 __version__ = "0.1.0"
 
 __all__ = [
-    "APGD", "ASSG", "ATTACKS", "BPTR", "BPTT", "CBA", "DEFENCES", "DLIF", "ESTIMATORS", "FAB", "HART", "L2", "LIF", "MODELS",
-    "PDSG", "PGD", "RGA", "SAPGD", "SNN", "SUITES", "SURROGATES", "ArcTan", "Budget", "Doubts", "Draws", "EncodedPGD",
-    "Exponential", "Finding", "FromClean", "Gaussian", "GaussianNoise", "Linf", "Objective", "Outcome", "OverTime",
-    "Rectangle", "Sigmoid", "Square", "StraightThrough", "Suite", "Transfer", "Triangle", "UniformNoise", "WorstOf", "data",
-    "defences", "encoded_fgsm", "estimating", "evaluate", "fgsm", "fit", "input_gradient", "load_model",
-    "load_outcome", "mcnemar", "models", "parse_budget", "relu_network", "relu_twin", "repeat", "rfgsm", "save_model",
-    "suites", "undefended_twin",
+    "APGD", "ASSG", "ATTACKS", "AUDITS", "BPTR", "BPTT", "CBA", "DEFENCES", "DLIF", "ESTIMATORS", "FAB", "HART",
+    "L2", "LIF", "MODELS", "PDSG", "PGD", "RGA", "SAPGD", "SNN", "SUITES", "SURROGATES", "ArcTan", "Budget",
+    "Doubts", "Draws", "EncodedPGD", "Exponential", "Finding", "FromClean", "Gaussian", "GaussianNoise", "Linf",
+    "Objective", "Outcome", "OverTime", "Rectangle", "Sigmoid", "Square", "StraightThrough", "Suite", "Transfer",
+    "Triangle", "UniformNoise", "WorstOf", "audit", "audits", "data", "defences", "encoded_fgsm", "estimating",
+    "evaluate", "fgsm", "fit", "input_gradient", "load_model", "load_outcome", "mcnemar", "models", "parse_budget",
+    "relu_network", "relu_twin", "repeat", "rfgsm", "save_model", "suites", "undefended_twin",
 ]  # fmt: skip

@@ -328,20 +328,21 @@ def describe(attack: Any) -> tuple[str, str]:
         >>> describe(fgsm(Linf(0.1), BPTT(Sigmoid(4.0)))), describe(fgsm(Linf(0.1), RGA()))
         (('FGSM', 'BPTT sigmoid 4'), ('FGSM', 'RGA'))
     """
-    estimator: Any = getattr(attack, "estimator", None)
+    return attack.name, describe_estimator(getattr(attack, "estimator", None))
+
+
+def describe_estimator(estimator: Any) -> str:
+    """An estimator as printed in tables, such as "BPTT triangle 1"; a dash for None."""
     kind: Any = type(estimator)
     if estimator is None:
-        return attack.name, "–"
+        return "–"
     if isinstance(estimator, BPTT):
-        return (
-            attack.name,
-            "BPTT own surrogate" if estimator.surrogate is None else f"BPTT {_short(estimator.surrogate)}",
-        )
+        return "BPTT own surrogate" if estimator.surrogate is None else f"BPTT {_short(estimator.surrogate)}"
     if not hasattr(kind, "__dataclass_fields__"):
-        return attack.name, str(estimator)
+        return str(estimator)
     usual, given = vars(kind()), vars(estimator)
     unusual = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
-    return attack.name, f"{kind.__name__}({', '.join(unusual)})" if unusual else kind.__name__
+    return f"{kind.__name__}({', '.join(unusual)})" if unusual else kind.__name__
 
 
 def _short(surrogate: Surrogate) -> str:

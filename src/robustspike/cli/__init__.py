@@ -1,4 +1,4 @@
-"""The command line: train | attack | sweep | reproduce | compare | report | demo | list."""
+"""The command line: train | attack | audit | sweep | reproduce | compare | report | demo | list."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import typer
 
 from robustspike.cli.attacking import attack_command
+from robustspike.cli.auditing import audit_command
 from robustspike.cli.reading import SECTIONS, compare_command, list_command, report_command
 from robustspike.cli.repeating import reproduce_command, sweep_command
 from robustspike.cli.sentences import INTERRUPTED, one_sentence
@@ -27,6 +28,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_command,
     "attack": attack_command,
+    "audit": audit_command,
     "sweep": sweep_command,
     "reproduce": reproduce_command,
     "compare": compare_command,

@@ -41,7 +41,10 @@ def one_sentence(argv: list[str]) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, typer.Abort):
-        again = [*argv, *(["--resume"] if argv[:1] in (["train"], ["attack"]) and "--resume" not in argv else [])]
+        again = [
+            *argv,
+            *(["--resume"] if argv[:1] in (["train"], ["attack"], ["audit"]) and "--resume" not in argv else []),
+        ]
         _fail(f"interrupted; all finished work is kept, go on with: {shlex.join(['robustspike', *again])}", INTERRUPTED)
     except OSError as error:
         _fail(_disk(error), 1)

@@ -2,6 +2,7 @@
 sweeps over settings, and published tables run again.
 """
 
+from robustspike.experiment.auditing import audit, audit_folder
 from robustspike.experiment.compare import comparison, curve_of, evaluation_folders
 from robustspike.experiment.jobs import Job, Plan, run_jobs
 from robustspike.experiment.making import make_suite
@@ -29,6 +30,8 @@ __all__ = [
     "Row",
     "Sweep",
     "attack",
+    "audit",
+    "audit_folder",
     "comparison",
     "curve_of",
     "default_eps",

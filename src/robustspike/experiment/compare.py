@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robustspike.checkpoints import CheckpointError
+from robustspike.experiment.auditing import audits_of
 from robustspike.experiment.names import near
 from robustspike.experiment.objectives import make_objective
 from robustspike.experiment.record import RECORD, Experiment, read_experiment
@@ -123,7 +124,8 @@ def comparison(
             continue
         try:
             outcomes[run] = _outcome(run, evaluation, headers[run])
-            networks[run] = _network(run, outcomes[run], headers[run])
+            networks[run], missing = _network(run, outcomes[run], headers[run])
+            problems += missing
         except ResultError as error:
             if run in named:
                 raise
@@ -183,12 +185,13 @@ def _outcome(run: Path, evaluation: str, headers: dict[str, Header]) -> Outcome:
     return load_outcome(run / EVALUATIONS / evaluation)
 
 
-def _network(run: Path, outcome: Outcome, headers: dict[str, Header]) -> Network:
+def _network(run: Path, outcome: Outcome, headers: dict[str, Header]) -> tuple[Network, list[str]]:
+    """A run's figures with its audits, and what of these could not be read."""
     experiment, summary = read_experiment(run), outcome.summary()
     name = make_objective(experiment).name
-    return Network(
-        name=name, training=_training(run, experiment), summary=summary, curve=_curve(run, name, summary, headers)
-    )
+    audits, missing = audits_of(run, outcome.header)
+    training, curve = _training(run, experiment), _curve(run, name, summary, headers)
+    return Network(name=name, training=training, summary=summary, curve=curve, audits=audits), missing
 
 
 def _training(run: Path, experiment: Experiment) -> dict[str, Any]:

@@ -5,6 +5,7 @@ sample) and ``doubts.json`` (what the checks for gradient masking found). Every 
 runs can be compared sample by sample.
 """
 
+from robustspike.results.audits import AUDIT_RECORDS, Audited
 from robustspike.results.budgets import Budget, parse_budget
 from robustspike.results.costs import Breaks, Broken
 from robustspike.results.curves import CostCurve, Curve, StepsCurve, StepsRow
@@ -38,11 +39,13 @@ from robustspike.results.records import (
     under,
 )
 from robustspike.results.tables import Table
+from robustspike.results.views import Bars, Chart, Line, Matrix, Picture, PictureRow, Pictures, View
 
 __all__ = [
-    "ATTEMPT_FIELDS", "DOUBTS_FILE", "FORMAT", "HEADER_FILE", "MARKS", "ROWS_FILE", "Breaks", "Broken", "Budget",
-    "Checklist", "Comparison", "CostCurve", "Curve", "Doubts", "Finding", "Header", "McNemar", "Member", "MemberSummary",
-    "Network", "Outcome", "Rate", "Record", "ResultError", "StepsCurve", "StepsRow", "Summary", "Table", "caveats",
-    "comparison_table", "doubts_sentence", "load_outcome", "marked", "mcnemar", "outcome_of", "parse_budget",
-    "rank_files", "rate", "read_doubts", "read_header", "read_rows", "row_of", "under",
+    "ATTEMPT_FIELDS", "AUDIT_RECORDS", "DOUBTS_FILE", "FORMAT", "HEADER_FILE", "MARKS", "ROWS_FILE", "Audited",
+    "Bars", "Breaks", "Broken", "Budget", "Chart", "Checklist", "Comparison", "CostCurve", "Curve", "Doubts",
+    "Finding", "Header", "Line", "Matrix", "McNemar", "Member", "MemberSummary", "Network", "Outcome", "Picture",
+    "PictureRow", "Pictures", "Rate", "Record", "ResultError", "StepsCurve", "StepsRow", "Summary", "Table", "View",
+    "caveats", "comparison_table", "doubts_sentence", "load_outcome", "marked", "mcnemar", "outcome_of",
+    "parse_budget", "rank_files", "rate", "read_doubts", "read_header", "read_rows", "row_of", "under",
 ]  # fmt: skip

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field, SerializeAsAny, field_validator
+
+from robustspike.results.audits import AUDIT_RECORDS, Audited
 from robustspike.results.curves import CostCurve, Curve, StepsCurve
 from robustspike.results.findings import Doubts, doubts_sentence
 from robustspike.results.paired import McNemar
@@ -109,12 +112,25 @@ class Summary(Record):
 
 
 class Network(Record):
-    """One network of a comparison: how it was trained, how it fared."""
+    """One network of a comparison: how it was trained, how it fared, what audits measured, by their names."""
 
     name: str
     training: dict[str, Any]
     summary: Summary
     curve: Curve | None = None
+    audits: dict[str, SerializeAsAny[Audited]] = Field(default_factory=dict)
+
+    @field_validator("audits", mode="before")
+    @classmethod
+    def _by_name(cls, found: Any) -> Any:
+        if isinstance(found, dict):
+            return {
+                name: AUDIT_RECORDS[name].model_validate(one)
+                if name in AUDIT_RECORDS and isinstance(one, dict)
+                else one
+                for name, one in found.items()
+            }
+        return found
 
 
 class Comparison(Record):

@@ -1,0 +1,127 @@
+"""robustspike audit: what an accuracy does not say, for one network or several side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustspike.audits import AUDITS, AuditReport, side_by_side
+from robustspike.checkpoints import write_text
+from robustspike.cli.attacking import Accelerator, BatchSize, Checkpoint, DataName, DoubtSamples, Run, Seed
+from robustspike.cli.flags import Config, Progress, Resume
+from robustspike.cli.sentences import say, say_table
+from robustspike.experiment import audit as audit_run
+from robustspike.experiment import default_eps, make_suite, near, parse_estimator, read_experiment
+from robustspike.results import Budget, comparison_table, parse_budget
+
+Audits = Annotated[
+    list[str] | None,
+    typer.Option("--audit", help="One of the audits, see `robustspike list audits`; repeatable.", show_default="all"),
+]
+Compare = Annotated[
+    list[Path] | None,
+    typer.Option(help="Another run, audited alike and shown beside the first; repeatable.", show_default=False),
+]
+Samples = Annotated[int, typer.Option(min=1, help="So many test samples, stratified by class.")]
+Radius = Annotated[str | None, typer.Option(help="L∞ radius in pixel units, such as 8/255.", show_default="recipe")]
+SuiteName = Annotated[str, typer.Option(help="What the robust accuracy is measured under.")]
+EstimatorName = Annotated[
+    str | None,
+    typer.Option(help="How gradients pass through the neurons: rga, bptt:arctan:2, …", show_default="the model's own"),
+]
+BudgetText = Annotated[
+    str | None,
+    typer.Option(help='For the evaluation so many gradients and queries per sample ("2000"), for all a time ("10min"), or '
+                      'both ("2000,10min"); --resume does the rest.', show_default="none"),
+]  # fmt: skip
+Page = Annotated[
+    Path | None, typer.Option("--out", help="The page.", show_default="report.html in the run", rich_help_panel="Run")
+]
+
+
+def audit_command(
+    run: Run,
+    compare: Compare = None,
+    audit: Audits = None,
+    suite: SuiteName = "standard",
+    eps: Radius = None,
+    samples: Samples = 100,
+    estimator: EstimatorName = None,
+    checkpoint: Checkpoint = "last",
+    data: DataName = None,
+    budget: BudgetText = None,
+    doubts: DoubtSamples = 32,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    accelerator: Accelerator = "auto",
+    out: Page = None,
+    resume: Resume = False,
+    config: Config = None,
+    progress: Progress = True,
+) -> None:
+    """Audit a trained network: its worst case, its gradients, what they hide, and a page that shows it all.
+
+    Records go to RUN/audits, the evaluation to RUN/attacks; what is there is used again.
+
+    [bold]Examples[/bold]
+
+    robustspike audit runs/b --eps 8/255
+
+    robustspike audit runs/sr-star --compare runs/vanilla --compare runs/at --out compared.html
+
+    robustspike audit runs/b --audit gradients --audit heatmaps --budget 10min
+
+    robustspike audit runs/b --budget 10min --resume   (goes on)
+    """
+    for name in audit or ():
+        if name not in AUDITS:
+            raise ValueError(f"there is no audit {name!r}; {near(name, AUDITS)}")
+    spend = parse_budget(budget) if budget else Budget()
+    reports = []
+    for folder in (run, *(compare or ())):
+        radius = default_eps(read_experiment(folder).data) if eps is None else eps
+        report = audit_run(
+            folder, audits=audit, suite=make_suite(radius, suite), eps=radius, samples=samples, checkpoint=checkpoint,
+            data=data, estimator=None if estimator is None else parse_estimator(estimator), resume=resume, seed=seed,
+            batch_size=batch_size, budget=spend, doubts=doubts, accelerator=accelerator, progress=progress,
+        )  # fmt: skip
+        reports.append(report)
+        _tell(report)
+    _write(reports, [run, *(compare or ())], out or run / "report.html")
+
+
+def _tell(report: AuditReport) -> None:
+    """Every audit's answer, and what is missing."""
+    say_table(comparison_table(report.comparison()))
+    for name, record in report.records.items():
+        say(f"{name}: {record.answer()} ({record.conditions()})")
+    for note in report.notes:
+        say(note)
+    say("")
+
+
+def _write(reports: list[AuditReport], folders: list[Path], page: Path) -> None:
+    from robustspike.report import write_html  # draws with matplotlib: loaded when needed
+
+    found = side_by_side(_distinct(reports, folders))
+    write_text(page.with_suffix(".json"), found.model_dump_json(indent=1) + "\n")
+    write_html(found, page)
+    if len(reports) > 1:
+        say_table(comparison_table(found))
+    say(f"Page: {page}   Figures: {page.with_suffix('.json')}")
+
+
+def _distinct(reports: list[AuditReport], folders: list[Path]) -> list[AuditReport]:
+    """With the folders' names where the networks' names do not tell them apart."""
+    names = [report.network.name for report in reports]
+    if len(set(names)) == len(names):
+        return reports
+    return [
+        dataclasses.replace(
+            report, network=report.network.model_copy(update={"name": f"{report.network.name} ({folder.name})"})
+        )
+        for report, folder in zip(reports, folders, strict=True)
+    ]
