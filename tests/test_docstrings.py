@@ -14,7 +14,8 @@ from robustspike import checkpoints, draws, encoders, gradients, neurons, result
 
 MODULES = ["robustspike", *sorted(m.name for m in pkgutil.walk_packages(robustspike.__path__, "robustspike."))]
 NAMESPACES = [surrogates, draws, encoders, neurons, gradients, checkpoints, results, train]
-NAMESPACES += [robustspike.audits, robustspike.data, robustspike.models, robustspike.attacks, robustspike.defences, robustspike]
+NAMESPACES += [robustspike.audits, robustspike.data, robustspike.models, robustspike.attacks, robustspike.defences]
+NAMESPACES += [robustspike]
 
 
 def names(tmp_path):
