@@ -20,6 +20,7 @@ SMALL = {
     "vgg5": {"image_size": 4, "in_channels": 1},
     "vgg11": {"image_size": 16, "in_channels": 1},
     "wrn16": {"image_size": 4, "in_channels": 1},
+    **{name: {"image_size": 8, "in_channels": 1} for name in MODELS if "resnet" in name},
 }
 pytestmark = pytest.mark.usefixtures("one_thread")
 estimators = pytest.mark.parametrize("estimator", [make() for make in ESTIMATORS.values()], ids=ESTIMATORS)

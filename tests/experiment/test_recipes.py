@@ -11,6 +11,7 @@ from robustspike.experiment import Experiment, default_eps, make_objective, make
 from robustspike.experiment.jobs import Plan
 from robustspike.experiment.recipes import OPTIONS, REACHES, RECIPES, figures_of
 from robustspike.experiment.record import GROUPS, read_experiment
+from robustspike.results import marked
 
 FIELDS = set(Experiment.model_fields)
 
@@ -156,12 +157,17 @@ def test_every_row_can_be_run_at_every_scale(recipe):
     row = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())
     assert set(row) <= FIELDS | {"about", "published"}
     paper = Experiment.published(recipe)
-    assert recipe == f"liu2024-{paper.data}-{paper.model}-{paper.defence}"
-    assert (paper.epochs, paper.time_steps, paper.train_limit, paper.batch_size) == (200, 8, None, 64)
+    if recipe.startswith("luu2025"):
+        assert recipe == f"luu2025-{paper.data}-{paper.model}-{paper.pooling}"
+        assert (paper.epochs, paper.time_steps, paper.train_limit, paper.batch_size) == (100, 10, None, 16)
+    else:
+        assert recipe == f"liu2024-{paper.data}-{paper.model}-{paper.defence}"
+        assert (paper.epochs, paper.time_steps, paper.train_limit, paper.batch_size) == (200, 8, None, 64)
 
 
 def test_all_rows_are_there():
-    names = [
+    names = [f"luu2025-cifar10-sew-resnet{depth}-{pooling}" for depth in (18, 34, 50) for pooling in ("max", "avg")]
+    names += [
         f"liu2024-{data}-{model}-{defence}"
         for data in ("cifar10", "cifar100")
         for model in ("vgg11", "wrn16")
@@ -190,7 +196,7 @@ def test_rows_and_tables_belong_together():
 def test_every_published_figure_is_of_an_attack_that_is_run(name):
     table = tables()[name]
     suite = Plan(suite=table["suite"], only=table.get("estimator"), eps=table["eps"]).suite_on()
-    known = {member.name for member in suite.attacks} | {"clean"}
+    known = {marked(member.name, getattr(member, "caveat", "")) for member in suite.attacks} | {"clean"}
     for row in table["rows"]:
         for attack, value in figures_of(row)[name].items():
             assert attack.removesuffix(", black box") in known
@@ -208,6 +214,24 @@ def test_figures_are_the_printed_ones():
         "FGSM": 25.86,
         "PGD-7": 10.38,
     }
+    # Luu 2025's Table 3 prints by how much it differs from Table 2
+    printed = {18: (-1.28, -8.61, 1.98), 34: (-0.48, -7.16, 2.01), 50: (-1.21, -7.26, 1.94)}
+    for depth, differences in printed.items():
+        row = f"luu2025-cifar10-sew-resnet{depth}"
+        two, three = figures_of(f"{row}-max")["luu2025-table2"], figures_of(f"{row}-avg")["luu2025-table3"]
+        assert list(two) == list(three) == ["clean", "encoded FGSM †", "encoded PGD-7 †"]
+        clean, *attacked = (round(three[name] - two[name], 2) for name in two)
+        assert (*attacked, clean) == differences
+
+
+@pytest.mark.parametrize("row", [name for name in published() if name.startswith("luu2025")])
+def test_luus_rows_have_the_papers_settings(row):
+    e = Experiment.published(row)
+    assert (e.encoder, e.phases, e.surrogate, e.detach_reset, e.normalise) == ("phase", 8, "arctan:2", True, False)
+    assert (e.optimizer, e.lr, e.weight_decay, e.schedule) == ("adam", 0.001, 0.001, "constant")
+    assert (e.flip, e.crop_padding, e.augmentation, e.defence, e.stem, e.connect) == (
+        True, 0, "none", "vanilla", "imagenet", "add",
+    )  # fmt: skip
 
 
 def test_a_row_keeps_the_recipe_of_its_data_wherever_that_is():

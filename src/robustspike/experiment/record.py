@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from robustspike.encoders import ENCODERS
 from robustspike.experiment.names import chosen, near, parse_defence, parse_estimators, parse_surrogate
 from robustspike.experiment.objectives import TRAIN_LOSSES, check_attack
 from robustspike.experiment.recipes import filled, read_yaml, settings_of, untaken
-from robustspike.models import MODELS
+from robustspike.models import MODELS, SETTINGS
 
 RECORD = "experiment.yaml"
 
@@ -27,8 +28,8 @@ NO_DIFFERENCE = {"accelerator", "tensorboard", "save_every"}
 GROUPS = {
     "Data": ("data", "train_limit", "test_limit", "validation_share", "image_size"),
     "Network": (
-        "model", "time_steps", "encoder", "neuron", "leak", "threshold", "reset", "detach_reset", "phases", "readout",
-        "surrogate",
+        "model", "stem", "pooling", "connect", "time_steps", "encoder", "phases", "normalise", "neuron", "leak", "threshold",
+        "reset", "detach_reset", "surrogate", "readout",
     ),
     "Defence": (
         "defence", "weight", "weight_schedule", "h", "classes", "penalty", "form", "gradient_norm", "beta", "rows", "margin",
@@ -45,6 +46,9 @@ GROUPS = {
         "validation_attack", "validation_limit", "save_every", "tensorboard", "micro_batch", "precision", "accelerator",
     ),
 }  # fmt: skip
+
+# Settings that only some networks have, see ``robustspike.models.SETTINGS``; where none is given, the network's own default.
+OF_NETWORKS = ("stem", "pooling", "connect")
 
 
 class Experiment(BaseModel):
@@ -68,6 +72,16 @@ class Experiment(BaseModel):
     image_size: int | None = Field(None, ge=1, description="Pixels to which images of a folder are resized.")
 
     model: str = Field(description="Network; see `robustspike list models`.")
+    stem: Literal["imagenet", "cifar"] | None = Field(
+        None,
+        description="First convolution of a ResNet: imagenet (7 × 7, stride 2; the default), cifar (3 × 3, stride 1).",
+    )
+    pooling: Literal["max", "avg", "none"] | None = Field(
+        None, description="Pooling after a ResNet's stem. Default: max after imagenet's, none after cifar's."
+    )
+    connect: Literal["add", "and", "iand"] | None = Field(
+        None, description="How the branches of a SEW-ResNet meet: add (the default), and, iand."
+    )
     time_steps: int = Field(ge=1, description="T, simulation steps.")
     encoder: str = Field("direct", description="How an image gets its time axis: " + ", ".join(ENCODERS) + ".")
     neuron: Literal["lif", "dlif"] = Field("lif", description="lif, or dlif: inputs weighed by learned numbers.")
@@ -76,6 +90,9 @@ class Experiment(BaseModel):
     reset: Literal["hard", "soft"] = Field("hard", description="hard or soft.")
     detach_reset: bool = Field(False, description="No gradient through the reset (Luu 2025).")
     phases: int = Field(8, ge=1, le=16, description="Bits per period of the phase code.")
+    normalise: bool = Field(
+        True, description="What the encoder gives: less the channels' means, over their deviations."
+    )
     readout: Literal["current", "spikes"] = Field("current", description="Logits: current or spikes.")
     surrogate: str = Field("triangle:1", description="Derivative of the spike in training, such as arctan:2.")
 
@@ -162,6 +179,7 @@ class Experiment(BaseModel):
     @model_validator(mode="after")
     def _named(self) -> Experiment:
         chosen("model", self.model, MODELS)
+        _check_network({name: value for name, value in self if value is not None})
         chosen("encoder", self.encoder, ENCODERS)
         chosen("augmentation", self.augmentation, AUGMENTATIONS)
         if self.warmup_epochs > self.epochs:
@@ -204,11 +222,26 @@ class Experiment(BaseModel):
             >>> Experiment.published("liu2024-cifar100-wrn16-sr-star").weight
             0.001
         """
-        return cls.of(**settings_of(recipe, scale, **given))
+        settings = settings_of(recipe, scale, **given)
+        for ignored in set(_without(settings)) - {name for name, value in given.items() if value is not None}:
+            del settings[ignored]  # the row's, where another network takes the place of its own
+        return cls.of(**settings)
 
     def yaml(self) -> str:
         """All fields, one per line."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def _without(settings: Mapping[str, Any]) -> list[str]:
+    """Those of the settings that only some networks have, and not this one."""
+    has = {f.name for f in fields(SETTINGS[settings["model"]])} if settings["model"] in SETTINGS else set(OF_NETWORKS)
+    return [name for name in OF_NETWORKS if name in settings and name not in has]
+
+
+def _check_network(settings: Mapping[str, Any]) -> None:
+    for name in _without(settings):
+        do = ", ".join(model for model, kind in SETTINGS.items() if name in {f.name for f in fields(kind)})
+        raise ValueError(f"model {settings['model']} takes no --{name}; leave it out, or choose one that does: {do}")
 
 
 def _sentence(error: ValidationError) -> str:

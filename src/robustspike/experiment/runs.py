@@ -20,7 +20,7 @@ from robustspike.evaluate import evaluate
 from robustspike.experiment.names import chosen, parse_surrogate
 from robustspike.experiment.objectives import make_objective
 from robustspike.experiment.recipes import default_eps
-from robustspike.experiment.record import NO_DIFFERENCE, RECORD, Experiment, read_experiment
+from robustspike.experiment.record import NO_DIFFERENCE, OF_NETWORKS, RECORD, Experiment, read_experiment
 from robustspike.models import MODELS, SNN
 from robustspike.processes import several, speaks
 from robustspike.results import Budget, Outcome
@@ -60,12 +60,15 @@ def make_model(experiment: Experiment, data: DataSet) -> SNN:
         raise DataError(
             f"{data.name}: expected square images, got {height} × {width}; resize them, for a folder with --image-size"
         )
+    given = {name: getattr(experiment, name) for name in OF_NETWORKS if getattr(experiment, name) is not None}
+    if experiment.normalise:
+        given |= {"mean": data.mean, "std": data.std}
     torch.manual_seed(experiment.seed)
     return MODELS[experiment.model](
         num_classes=data.num_classes, time_steps=experiment.time_steps, in_channels=data.channels, image_size=height,
-        mean=data.mean, std=data.std, encoder=experiment.encoder, leak=experiment.leak, threshold=experiment.threshold,
-        reset=experiment.reset, detach_reset=experiment.detach_reset, phases=experiment.phases,
-        readout=experiment.readout, surrogate=parse_surrogate(experiment.surrogate), neuron=experiment.neuron,
+        encoder=experiment.encoder, leak=experiment.leak, threshold=experiment.threshold, reset=experiment.reset,
+        detach_reset=experiment.detach_reset, phases=experiment.phases, readout=experiment.readout,
+        surrogate=parse_surrogate(experiment.surrogate), neuron=experiment.neuron, **given,
     )  # fmt: skip
 
 

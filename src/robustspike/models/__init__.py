@@ -5,19 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from robustspike.models.resnet import (
+    ResNetSettings,
+    SEWSettings,
+    sew_resnet18,
+    sew_resnet34,
+    sew_resnet50,
+    spiking_resnet18,
+    spiking_resnet34,
+    spiking_resnet50,
+)
 from robustspike.models.settings import Settings, from_record
 from robustspike.models.snn import SNN
 from robustspike.models.vgg import digits_cnn, vgg5, vgg11
 from robustspike.models.wideresnet import wrn16
 
-__all__ = ["MODELS", "SNN", "Settings", "build", "digits_cnn", "vgg5", "vgg11", "wrn16"]
+__all__ = [
+    "MODELS", "SETTINGS", "SNN", "ResNetSettings", "SEWSettings", "Settings", "build", "digits_cnn", "sew_resnet18",
+    "sew_resnet34", "sew_resnet50", "spiking_resnet18", "spiking_resnet34", "spiking_resnet50", "vgg5", "vgg11", "wrn16",
+]  # fmt: skip
 
 MODELS: dict[str, Callable[..., SNN]] = {
     "digits-cnn": digits_cnn,
     "vgg5": vgg5,
     "vgg11": vgg11,
     "wrn16": wrn16,
+    "sew-resnet18": sew_resnet18,
+    "sew-resnet34": sew_resnet34,
+    "sew-resnet50": sew_resnet50,
+    "spiking-resnet18": spiking_resnet18,
+    "spiking-resnet34": spiking_resnet34,
+    "spiking-resnet50": spiking_resnet50,
 }
+
+# What each of them can be told.
+SETTINGS: dict[str, type[Settings]] = dict.fromkeys(MODELS, Settings)
+SETTINGS |= {name: SEWSettings for name in MODELS if name.startswith("sew-")}
+SETTINGS |= {name: ResNetSettings for name in MODELS if name.startswith("spiking-")}
 
 
 def build(record: dict[str, Any]) -> SNN:
@@ -26,7 +50,8 @@ def build(record: dict[str, Any]) -> SNN:
     Raises:
         ValueError: for a network or a setting that this version does not know.
     """
-    if record.get("name") not in MODELS:
-        raise ValueError(f"model must be one of {', '.join(MODELS)}; got {record.get('name')!r}")
-    settings = vars(from_record(record)).copy()
+    name = record.get("name")
+    if name not in MODELS:
+        raise ValueError(f"model must be one of {', '.join(MODELS)}; got {name!r}")
+    settings = vars(from_record(record, SETTINGS[name])).copy()
     return MODELS[settings.pop("name")](**settings)

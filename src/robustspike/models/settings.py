@@ -82,12 +82,21 @@ class Settings:
         return record
 
 
-def from_record(record: dict[str, Any]) -> Settings:
-    """The settings that :meth:`Settings.record` wrote."""
+def from_record(record: dict[str, Any], kind: type[Settings] = Settings) -> Settings:
+    """The settings that :meth:`Settings.record` wrote; ``kind`` is their class.
+
+    Raises:
+        ValueError: for a surrogate or settings that this version does not know, or values that are unfit.
+    """
     settings = dict(record)
-    surrogate = dict(settings.pop("surrogate", {"name": "triangle"}))
-    name = surrogate.pop("name", None)
-    unknown = [key for key in settings if key not in {f.name for f in fields(Settings)}]
-    if name not in SURROGATES or unknown:
-        raise ValueError(f"this version cannot build the network: surrogate {name!r}, unknown settings {unknown}")
-    return Settings(**settings, surrogate=SURROGATES[name](**surrogate))
+    unknown = [key for key in settings if key not in {f.name for f in fields(kind)}]
+    if unknown:
+        raise ValueError(
+            f"this version cannot build the network: unknown settings {unknown} of {settings.get('name')!r}"
+        )
+    if "surrogate" in settings:
+        surrogate = dict(settings["surrogate"])
+        if (name := surrogate.pop("name", None)) not in SURROGATES:
+            raise ValueError(f"this version cannot build the network: unknown surrogate {name!r}")
+        settings["surrogate"] = SURROGATES[name](**surrogate)
+    return kind(**settings)
