@@ -243,7 +243,7 @@ def luu2025(eps: float | str | Ball = "8/255") -> Suite:
         [True, True]
     """
     ball = _ball(eps)
-    return Suite("luu2025", ball, (encoded_fgsm(ball), EncodedPGD(ball, 7, _step_size(ball))))
+    return Suite("luu2025", ball, (encoded_fgsm(ball), EncodedPGD(ball, 7, _step_size(ball), label="encoded PGD-7")))
 
 
 def luu2025_sound(eps: float | str | Ball = "8/255", early_stop: bool = True) -> Suite:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustspike.attacks import SUITES
 from robustspike.balls import parse_eps
 from robustspike.checkpoints import write_text
 from robustspike.data import DATA, DataError, load
+from robustspike.evaluate.settings import member_of
 from robustspike.experiment.compare import comparison
 from robustspike.experiment.jobs import Ended, Job, Plan, run_jobs
 from robustspike.experiment.names import chosen, parse_defence, taken_by
@@ -18,7 +20,7 @@ from robustspike.experiment.recipes import REACHES, default_eps, figures_of, sca
 from robustspike.experiment.record import NO_DIFFERENCE, Experiment
 from robustspike.experiment.rows import PAPER, Figure, Reproduction, Row
 from robustspike.experiment.runs import load_data
-from robustspike.results import Summary, doubts_sentence, under
+from robustspike.results import Summary, caveats, doubts_sentence, under
 
 BLACK_BOX = ", black box"
 CLASSES = {"cifar10": 10, "cifar100": 100}
@@ -227,7 +229,7 @@ def _data_name(recipe: str, experiment: Experiment) -> str:
 
 
 def _slug(recipe: str, experiment: Experiment, defence: str, seed: int) -> str:
-    words = "-".join((_data_name(recipe, experiment), experiment.model, defence))
+    words = "-".join(filter(None, (_data_name(recipe, experiment), experiment.model, experiment.pooling, defence)))
     return re.sub(r"[^A-Za-z0-9.]+", "-", words) + (f"-seed{seed}" if seed else "")
 
 
@@ -342,6 +344,7 @@ def _notes(rows: Sequence[Row], tasks: Sequence[_Task], evaluations: _Evaluation
     folders = [row.folder for row in done]
     if twice := sorted({Path(folder).name for folder in folders if folders.count(folder) > 1}):
         notes.append(f"Rows that are equal at this scale were trained once: {', '.join(twice)}.")
+    notes += caveats(tuple(map(member_of, SUITES[evaluations.published["suite"]](str(evaluations.published["eps"])).attacks)))
     if evaluations.black_box:
         notes.append("Black box: made on a network of the same kind, trained without defence from another seed.")
     elif evaluations.publishes_black_box:
