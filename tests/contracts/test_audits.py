@@ -15,7 +15,7 @@ from robustspike.results.audits import AUDIT_RECORDS
 from robustspike.results.audits.audited import Audited
 
 # What makes an audit small enough for a test.
-SMALL = {}
+SMALL = {"steps": {"steps": (1, 2)}, "widths": {"widths": (0.5, 1.0), "steps": 2}}
 EPS = 0.2
 
 

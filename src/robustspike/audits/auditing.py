@@ -55,6 +55,7 @@ def audit(
     doubts: int = 32,
     model_name: str | None = None,
     data_name: str = "data",
+    class_names: Sequence[str] | None = None,
     training: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> AuditReport:
@@ -77,7 +78,7 @@ def audit(
         budget: what the evaluation may spend per sample, and a time for all together; None: no limit. When the time is
             over, what is done is returned and the rest is named; at least one audit is finished in every call.
         doubts: so many samples are probed for gradient masking; 0: none.
-        model_name, data_name: as printed.
+        model_name, data_name, class_names: as printed.
         training: how the network was trained, to be shown with its figures.
         progress: show progress bars on a terminal.
 
@@ -96,7 +97,10 @@ def audit(
     until = time.monotonic() + 60 * budget.minutes if budget.minutes else float("inf")
     part = data if samples is None or samples >= len(data) else _subset(data, samples, seed)
     eps = Linf(eps).eps
-    shared = {"eps": eps, "estimator": estimator, "attack": attack, "seed": seed, "batch_size": batch_size}
+    shared = {
+        "eps": eps, "estimator": estimator, "attack": attack, "seed": seed, "batch_size": batch_size,
+        "class_names": class_names,
+    }  # fmt: skip
     name = model_name or type(model).__name__
     header = _header(model, part, shared, own, name, data_name)
     done, notes = ({}, []) if folder is None else _claimed(folder, header, resume)

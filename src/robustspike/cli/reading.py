@@ -11,21 +11,24 @@ from typing import Annotated, Any
 import typer
 
 from robustspike.attacks import ATTACKS, LOSSES, SUITES
-from robustspike.checkpoints import write_text
+from robustspike.audits import AUDITS
 from robustspike.cli.flags import Config
+from robustspike.cli.reporting import report
 from robustspike.cli.sentences import say, say_table
 from robustspike.data import DATA
 from robustspike.data.augment import AUGMENTATIONS
 from robustspike.defences import DEFENCES
 from robustspike.encoders import ENCODERS
-from robustspike.experiment import SOURCES, comparison, evaluation_folders, near, published, scales, tables
+from robustspike.experiment import SOURCES, evaluation_folders, near, published, scales, tables
 from robustspike.gradients import ESTIMATORS
 from robustspike.models import MODELS
-from robustspike.results import comparison_table, load_outcome, mcnemar, under
+from robustspike.results import load_outcome, mcnemar, under
+from robustspike.results.files import reading_once
 from robustspike.surrogates import SURROGATES
 
 SECTIONS: dict[str, Mapping[str, Any]] = {
     "attacks": ATTACKS,
+    "audits": AUDITS,
     "estimators": ESTIMATORS,
     "defences": DEFENCES,
     "models": MODELS,
@@ -70,27 +73,26 @@ def report_command(
         str | None, typer.Option(help="Which one, a folder's name in RUN/attacks.", show_default="the fullest")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Of the page.", show_default="networks and data")] = None,
-    out: Annotated[Path | None, typer.Option(help="The page.", show_default="report.html in the first folder")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The page; all else is written beside it.", show_default="report.html there")
+    ] = None,
     config: Config = None,
 ) -> None:
-    """Compare attacked runs: a table here, and one self-contained HTML page.
+    """Show attacked runs: tables here, and self-contained HTML pages with JSON, Markdown and LaTeX beside them.
+
+    One run gets a page of its own. Several get an index, in which those evaluated alike are ranked once their rows and
+    weights check out; a page for each, where missing or out of date; and one page that compares the most that are alike.
 
     [bold]Examples[/bold]
+
+    robustspike report runs/b
 
     robustspike report runs/
 
     robustspike report runs/vanilla runs/b --evaluation liu2024-Linf-0.03137 --out compared.html
     """
-    from robustspike.report import write_html  # draws with matplotlib: loaded when needed
-
-    found = comparison(runs, evaluation=evaluation, title=title)
-    page = out or runs[0] / "report.html"
-    write_text(page.with_suffix(".json"), found.model_dump_json(indent=1) + "\n")
-    write_html(found, page)
-    say_table(comparison_table(found))
-    for note in found.notes:
-        say(note)
-    say(f"Page: {page}   Figures: {page.with_suffix('.json')}")
+    with reading_once():
+        report(runs, evaluation, title, out)
 
 
 def compare_command(

@@ -17,7 +17,7 @@ from robustspike.experiment.recipes import default_eps
 from robustspike.experiment.record import read_experiment
 from robustspike.experiment.runs import CHECKPOINTS, attack, device, load_data
 from robustspike.gradients import Estimator
-from robustspike.results import Audited, Budget, Header, ResultError
+from robustspike.results import Audited, Budget, Header, Outcome, ResultError
 from robustspike.results.audits.files import AUDIT_FILE, read_audit_header, read_audits
 
 AUDITED = "audits"
@@ -38,7 +38,7 @@ def audit(
     run: str | Path,
     *,
     audits: Sequence[str] | None = None,
-    suite: Suite | None = None,
+    suite: Suite | Outcome | None = None,
     eps: float | str | None = None,
     samples: int = 100,
     checkpoint: str = "last",
@@ -58,7 +58,7 @@ def audit(
     Args:
         run: the folder of a training run.
         audits: names in :data:`robustspike.AUDITS`; None: all.
-        suite: what the robust accuracy is measured under; None: ``standard``. Its ball gives ε where that is None.
+        suite: what the robust accuracy is measured under; None: ``standard``; an outcome: that evaluation as it is.
         eps: L∞ radius of the audits in pixel units; None: the recipe's.
         samples: so many test samples, stratified by class.
         checkpoint, data, accelerator: as in :func:`attack`.
@@ -74,14 +74,17 @@ def audit(
     place = audit_folder(run, radius, len(whole.test), seed, checkpoint)
     if (place / AUDIT_FILE).exists() and not resume:
         raise ResultError(f"{place} holds an audit already; go on with it (--resume), or delete it first")
-    outcome = attack(
-        run, suite or standard(radius), limit=samples, checkpoint=checkpoint, data=data, resume=True, seed=seed,
-        batch_size=batch_size, budget=budget, doubts=doubts, accelerator=accelerator, progress=progress,
-    )  # fmt: skip
+    if isinstance(suite, Outcome):
+        outcome = suite
+    else:
+        outcome = attack(
+            run, suite or standard(radius), limit=samples, checkpoint=checkpoint, data=data, resume=True, seed=seed,
+            batch_size=batch_size, budget=budget, doubts=doubts, accelerator=accelerator, progress=progress,
+        )  # fmt: skip
     return audit_model(
         model, whole.test, attacks=outcome, eps=radius, audits=audits, samples=None, out=place, resume=resume, seed=seed,
         batch_size=batch_size, estimator=estimator, options=options, budget=budget, model_name=outcome.header.model,
-        data_name=outcome.header.data, training=experiment.model_dump(), progress=progress,
+        data_name=outcome.header.data, class_names=whole.class_names, training=experiment.model_dump(), progress=progress,
     )  # fmt: skip
 
 

@@ -344,7 +344,9 @@ def _notes(rows: Sequence[Row], tasks: Sequence[_Task], evaluations: _Evaluation
     folders = [row.folder for row in done]
     if twice := sorted({Path(folder).name for folder in folders if folders.count(folder) > 1}):
         notes.append(f"Rows that are equal at this scale were trained once: {', '.join(twice)}.")
-    notes += caveats(tuple(map(member_of, SUITES[evaluations.published["suite"]](str(evaluations.published["eps"])).attacks)))
+    notes += caveats(
+        tuple(map(member_of, SUITES[evaluations.published["suite"]](str(evaluations.published["eps"])).attacks))
+    )
     if evaluations.black_box:
         notes.append("Black box: made on a network of the same kind, trained without defence from another seed.")
     elif evaluations.publishes_black_box:

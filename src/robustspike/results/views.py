@@ -153,9 +153,9 @@ class Picture(Record):
             ValueError: for another shape.
 
         Example:
-            >>> picture = Picture.of(np.array([[[0.0, -2.0, 1.0]]]), "signed", "a row")
+            >>> picture = Picture.of(np.array([[[0.0, -2.0, 2.0]]]), "signed", "a row")
             >>> picture.values().tolist(), picture.scale
-            ([[[0.0], [-2.0], [1.0]]], 2.0)
+            ([[[0.0], [-2.0], [2.0]]], 2.0)
         """
         values = np.asarray(values, dtype=np.float64)
         if values.ndim != 3:
