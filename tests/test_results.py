@@ -274,3 +274,11 @@ def test_a_comparison_of_networks_that_fell_to_different_attacks_still_prints():
     table = comparison_table(comparison(untouched, outcome()))
     assert table.rows[0][2:] == (str(rate(4, 4)),) * (len(table.columns) - 2)
     assert len(table.rows[1]) == len(table.columns)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 100, 10_000])
+def test_intervals_are_scipys(n):
+    for successes in {0, 1, n // 3, n - 1, n}:
+        interval = stats.binomtest(successes, n).proportion_ci(0.95, method="exact")
+        found = rate(successes, n)
+        assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=1e-11)

@@ -92,7 +92,10 @@ def test_the_matrix_is_a_loops(which):
     assert found.matrix(which).sum() == found.n
 
 
-@pytest.mark.parametrize("attack", [fgsm(Linf(0.1)), PGD(L2(0.5), 3, random_start=False, early_stop=True)], ids=["Linf", "L2"])
+LINF, L2_BALL = fgsm(Linf(0.1)), PGD(L2(0.5), 3, random_start=False, early_stop=True)
+
+
+@pytest.mark.parametrize("attack", [LINF, L2_BALL], ids=["Linf", "L2"])
 def test_it_agrees_with_an_evaluation(double_model, attack):
     data = images(40)
     attack = WorstOf((attack, fgsm(attack.ball, RGA())))

@@ -9,7 +9,7 @@ from scipy import stats
 from tests.conftest import InDouble, record_of, small_snn
 from torch import nn
 
-from robustspike.audits import theorems
+from robustspike.audits import theorems, two_layers
 from robustspike.audits.signal import (
     TwoLayerClassifier,
     differing,
@@ -17,6 +17,7 @@ from robustspike.audits.signal import (
     lasting,
     log_ratios_without_groups,
     signal_and_noise,
+    steadiness,
     timed_part,
     weight_gradients,
 )
@@ -28,6 +29,13 @@ from robustspike.results.audits import Steadiness, Theorems, WeightSignal
 from robustspike.stand_ins import relu_network
 
 FEW = {"networks": 10, "repeats": 2}
+
+
+@pytest.fixture(autouse=True)
+def fewer_settings(monkeypatch):
+    """54 settings of theorem 4.4 in place of 162; tests/audits/test_two_layers.py walks them all."""
+    monkeypatch.setattr(two_layers, "SIZES", (8,))
+    monkeypatch.setattr(two_layers, "STEPS", (1, 2))
 
 
 def images(n=6, classes=4):
@@ -90,6 +98,25 @@ def test_distributions_are_told_apart_by_place_and_by_spread():
     assert differing(rows[:6], rows[:6]) is None
     half = torch.cat([rows[:, :100], torch.zeros(100, 100, dtype=torch.float64)], 1)
     assert differing(half, 3 * half) > 0.9  # entries that are always 0 do not count
+
+
+def test_the_same_gradients_at_two_lengths_are_alike_as_means_and_not_as_sums():
+    torch.manual_seed(0)
+    rows = torch.rand(100, 50, dtype=torch.float64)  # all positive, so that −δ would differ
+    found = steadiness("w", (1, 4), [rows, rows], [0.0, 0.0])
+    assert found.mean_differs[0] < 0.15
+    assert found.sum_differs[0] > 0.9
+    assert max(found.same_differs) < 0.15
+
+
+def test_a_poisson_encoders_draws_belong_to_the_sample():
+    model, data = small_snn(time_steps=3, encoder="poisson").double(), images(2)
+    found = weight_gradients(model, data, {"w": model.head.weight}, BPTT(), 3, 3)
+    for i in range(2):
+        with sampling(Draws.of(3, torch.tensor([i])).fork("theorems").fork("encoder")):
+            z = model.eval()(data.images[i : i + 1].double())
+        (g,) = torch.autograd.grad(z[0, data.labels[i]], model.head.weight)
+        torch.testing.assert_close(found["w"].by_quantity[0][i], g.flatten())
 
 
 def test_noise_without_signal_has_the_ratio_that_the_note_says():
@@ -241,6 +268,7 @@ def test_a_signal_by_hand():
     assert signal(step_error=(0.1, None)).steps() == (2, 1, 0)
     assert one.larger_signals(as_sum=False) == (2, 1)
     assert one.larger_signals(as_sum=True) == (2, 2)  # 1, 8, 16
+    assert signal(signal=(1.0, 0.3, 1.0)).larger_signals(as_sum=True) == (2, 2)  # 1, 1.2, 16
     assert one.noise_ratios(as_sum=False) == [0.5, 1.0]
     assert one.noise_ratios(as_sum=True) == [2.0, 4.0]
     assert not one.timeless
@@ -274,7 +302,7 @@ def test_what_a_record_says_and_shows_is_what_it_holds():
     assert "88 %, and their noise changes by a factor of 2 to 4; at the same T: 4 %" in text
     failing = [one for one in found.bounds if one.fails()]
     fewer = sum(one.k_s < one.k_w1 for one in failing)
-    assert f"fails at {len(failing)} of 162 settings as eq. 13 counts, {fewer} of them with fewer spikes" in text
+    assert f"fails at {len(failing)} of 54 settings as eq. 13 counts, {fewer} of them with fewer spikes" in text
     claims, sup, l2, table, bars, sparse, dense, where, scatter = found.views()
     assert claims.rows[0][2] == "2 of 4 steps; surely falls in 2"
     assert [line.label for line in sup.lines] == [
@@ -289,7 +317,7 @@ def test_what_a_record_says_and_shows_is_what_it_holds():
     assert bars.series["∇w₁"][0] == pytest.approx(found.trails[0].correlation("w1"))
     assert sparse.lines[0].x == tuple(100 * share for share in found.trails[0].s)
     assert dense.lines[1].y == tuple(100 * share for share in found.trails[1].w2)
-    assert [int(row[1]) for row in where.rows] == [54, 54, 54]
+    assert [int(row[1]) for row in where.rows] == [18, 18, 18]
     assert sum(int(row[2]) for row in where.rows) == len(failing)
     assert scatter.lines[0].points
     assert scatter.lines[0].y == tuple(one.weight for one in found.bounds)

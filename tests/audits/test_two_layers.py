@@ -91,6 +91,8 @@ def test_the_two_bounds_that_the_proof_divides_fail_for_identities():
     assert found.exceeds_product()  # 3 > 1·1, eq. 17
     assert found.exceeds_steps()  # 2 > 2·1·1/3, eq. 18
     assert not found.fails()  # and yet 2 ≤ 2/3·1·3
+    # arctan is nowhere 0: all three inputs at either step, and all rows of the two columns of w₁ that had a spike
+    assert (found.input_gradient, found.weight_gradient) == (3, 6)
 
 
 def _parts(networks):
@@ -181,8 +183,13 @@ def three(generator, n, mix):
 
 def test_correlations_are_told_apart_only_where_they_differ():
     generator = np.random.default_rng(0)
-    p = [three(generator, 60, 0.0).told_apart() for _ in range(300)]
-    assert 0.01 < np.mean(np.array(p) < 0.05) < 0.1  # as often as chance has it
+    p = []
+    for _ in range(400):
+        s, common, a, b = generator.normal(size=(4, 60))
+        w1, w2 = (0.5 * s + 1.5 * common + own for own in (a, b))
+        made = Trail(setting="", surrogate="", s=tuple(s), w1=tuple(w1), w2=tuple(w2), silent=0, violations=0)
+        p.append(made.told_apart())
+    assert 0.02 < np.mean(np.array(p) < 0.05) < 0.08  # as often as chance has it
     assert three(generator, 300, 1.0).told_apart() < 1e-6
     one = three(generator, 300, 1.0)
     low, high = one.interval("w1")
@@ -216,4 +223,6 @@ def test_a_bound_by_hand():
     assert not found.fails(gradient=True)
     assert not found.model_copy(update={"weight_error": 0.3}).fails()
     assert found.exceeds_product()  # 40 > 2·4
+    assert not found.model_copy(update={"input": 7.0}).exceeds_product()
     assert found.exceeds_steps()  # 10.5 > 4·2·2/8
+    assert not found.model_copy(update={"weight": 1.9}).exceeds_steps()

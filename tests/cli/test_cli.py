@@ -650,7 +650,7 @@ def test_memory_that_does_not_suffice(cli, run, tmp_path, monkeypatch):
 
 def test_the_app_knows_its_commands():
     names = {command.name for command in app.registered_commands}
-    assert names == {"train", "attack", "sweep", "reproduce", "compare", "demo", "list", "report"}
+    assert names == {"train", "attack", "audit", "sweep", "reproduce", "compare", "demo", "list", "report"}
 
 
 # --- kill -9

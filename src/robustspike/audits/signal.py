@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from robustspike.audits.batches import batches
@@ -163,6 +162,8 @@ def differing(one: Tensor, other: Tensor) -> float | None:
     Told apart by Kolmogorov and Smirnov's test or by Brown and Forsythe's of the spread, each at 2.5 %. Every second sample
     is taken of ``one`` and the others of ``other``, as the tests want independent samples.
     """
+    from scipy import stats  # takes a second to load
+
     a, b = one[::2].numpy(), other[1::2].numpy()
     alive = ((a != 0).any(0) | (b != 0).any(0)).nonzero()[0].tolist()
     if not alive or len(b) < 4:
@@ -197,7 +198,7 @@ def measure(
             covariance[name].append(_covariance(logit.mean(0), rows.expected))
         watch((i + 1) / len(time_steps))
     signals = tuple(_signal(key, time_steps, of) for key, of in parts.items())
-    return signals, tuple(_steadiness(name, time_steps, kept[name], covariance[name]) for name in weights)
+    return signals, tuple(steadiness(name, time_steps, kept[name], covariance[name]) for name in weights)
 
 
 def _covariance(product: Tensor, expected: Tensor) -> float:
@@ -219,9 +220,10 @@ def _signal(
     )  # fmt: skip
 
 
-def _steadiness(
+def steadiness(
     name: str, time_steps: Sequence[int], kept: Sequence[Tensor], covariance: Sequence[float]
 ) -> Steadiness:  # fmt: skip
+    """Whether gradients [n, entries] at one T and the next are distributed alike, as means and as sums over time."""
     sums = [steps * rows for steps, rows in zip(time_steps, kept, strict=True)]
     return Steadiness(
         weight=name, time_steps=tuple(time_steps), covariance=tuple(covariance),

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from scipy import stats
+from scipy import special
 
 from robustspike.balls import parse_eps
 from robustspike.results import Rate, Record, Summary, Table, caveats, doubts_sentence, under
@@ -163,7 +163,7 @@ def _mean(rates: Sequence[Rate]) -> Rate:
     if len(rates) == 1:
         return rates[0]
     mean, deviation = statistics.mean(r.value for r in rates), statistics.stdev(r.value for r in rates)
-    half = float(stats.t.ppf(0.975, len(rates) - 1)) * deviation / math.sqrt(len(rates))
+    half = float(special.stdtrit(len(rates) - 1, 0.975)) * deviation / math.sqrt(len(rates))
     return Rate(value=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), n=sum(r.n for r in rates))
 
 

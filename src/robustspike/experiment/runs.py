@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from lightning_fabric import Fabric
 
 from robustspike.attacks import PGD, SUITES, Suite, fgsm
 from robustspike.balls import Linf
@@ -92,6 +91,8 @@ def device(accelerator: str) -> torch.device:
     Raises:
         ValueError: if there is no such device here.
     """
+    from lightning_fabric import Fabric  # takes seconds to load
+
     index = int(os.environ.get("LOCAL_RANK", 0)) if several() else 0
     try:
         if accelerator in ("auto", "cuda", "gpu") and index > 0 and torch.cuda.is_available():

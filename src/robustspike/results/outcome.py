@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,17 +58,17 @@ class Outcome:
         """Whether every sample was evaluated."""
         return len(self.samples) == self.header.n
 
-    @property
+    @cached_property
     def counted(self) -> NDArray[np.bool_]:
         """[M]: whether the member counts in the worst case: it has no caveat."""
         return np.array([not member.caveat for member in self.header.members], dtype=np.bool_)
 
-    @property
+    @cached_property
     def tried(self) -> NDArray[np.bool_]:
         """[N, M]: whether the member was run on the sample."""
         return ~np.isnan(self.field("member"))
 
-    @property
+    @cached_property
     def fooled(self) -> NDArray[np.bool_]:
         """[N, M]: whether the member was run on the sample and broke it."""
         return self.field("fooled") == 1
@@ -166,13 +167,17 @@ class Outcome:
 
     def accuracy_under(self, columns: Sequence[int]) -> Rate | None:
         """The accuracy under these members together; None unless each sample met all of them, or was broken by one."""
-        tried, fooled = self.tried[self.correct][:, columns], self.fooled[self.correct][:, columns]
-        if not (tried.all(1) | fooled.any(1)).all():
+        tried, fooled = self.tried[:, columns].all(1), self.fooled[:, columns].any(1)
+        if not (tried | fooled | ~self.correct).all():
             return None
-        return rate(int((self.correct & ~self.fooled[:, columns].any(1)).sum()), len(self.samples))
+        return rate(int((self.correct & ~fooled).sum()), len(self.samples))
 
     def summary(self) -> Summary:
-        """All figures, each with n and interval."""
+        """All figures, each with n and interval; computed once, as the rows of an outcome stay as they are."""
+        return self._summary
+
+    @cached_property
+    def _summary(self) -> Summary:
         n, members = len(self.samples), self.header.members
         by_attack = {}
         for name in dict.fromkeys(marked(member.attack, member.caveat) for member in members):

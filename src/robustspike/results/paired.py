@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from robustspike.results.rates import Record, ResultError
 from robustspike.results.tables import Table
@@ -74,7 +74,7 @@ def mcnemar(a: Outcome, b: Outcome) -> McNemar:
             "attacks that count, such as the suite standard"
         )
     only_a, only_b = int((a.robust & ~b.robust).sum()), int((b.robust & ~a.robust).sum())
-    p = stats.binomtest(only_a, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
+    p = min(1.0, 2 * special.bdtr(min(only_a, only_b), only_a + only_b, 0.5))
     names = [f"{o.header.model} under {o.header.suite}" for o in (a, b)]
     if names[0] == names[1]:
         names = ["the first", "the second"]

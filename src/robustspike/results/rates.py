@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
+from scipy import special
 
 
 class ResultError(ValueError):
@@ -37,5 +37,7 @@ def rate(successes: int, n: int) -> Rate:
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"need 0 ≤ successes ≤ n and n ≥ 1, got {successes} of {n}")
-    interval = stats.binomtest(successes, n).proportion_ci(0.95, method="exact")
-    return Rate(value=successes / n, low=float(interval.low), high=float(interval.high), n=n)
+    missed = n - successes
+    low = float(special.betaincinv(successes, missed + 1, 0.025)) if successes else 0.0
+    high = float(special.betaincinv(successes + 1, missed, 0.975)) if missed else 1.0
+    return Rate(value=successes / n, low=low, high=high, n=n)

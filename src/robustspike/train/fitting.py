@@ -7,11 +7,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
 from torch import nn
 
 from robustspike.checkpoints import CheckpointError, architecture, settings_text
@@ -21,6 +20,9 @@ from robustspike.processes import Processes, launched
 from robustspike.train.run import Run
 from robustspike.train.settings import OPTIMIZERS, Epoch, Schedule, check, check_data
 from robustspike.train.validation import Validation
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def fit(
@@ -159,6 +161,8 @@ def _fabric(accelerator: str, precision: str, processes: Processes) -> Fabric:
             )
         devices = [int(os.environ.get("LOCAL_RANK", processes.rank % here))]
     kind = "32-true" if precision == "tf32" else precision
+    from lightning_fabric import Fabric  # takes seconds to load
+
     fabric = Fabric(accelerator=accelerator, devices=devices, precision=kind)  # type: ignore[arg-type]
     if fabric.device.type == "cuda":
         torch.cuda.set_device(fabric.device)

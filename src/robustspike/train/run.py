@@ -7,9 +7,9 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from rich.progress import Progress
 from rich.text import Text
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ from robustspike.train.steps import StepError, Stepper
 from robustspike.train.together import as_in_first
 from robustspike.train.validation import Validation
 from robustspike.train.watching import TENSORBOARD, Events
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Run:

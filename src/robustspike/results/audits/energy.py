@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from robustspike.results.audits.audited import Audited, headlines
 from robustspike.results.audits.tried import nothing_learned
@@ -124,7 +124,7 @@ class Energy(Audited):
         if len(before) < 2 or before.mean() == 0:
             return None
         difference = after - before
-        half = float(stats.t.ppf(0.975, len(before) - 1) * difference.std(ddof=1) / math.sqrt(len(before)))
+        half = float(special.stdtrit(len(before) - 1, 0.975) * difference.std(ddof=1) / math.sqrt(len(before)))
         middle, scale = float(difference.mean()), float(before.mean())
         return middle / scale, (middle - half) / scale, (middle + half) / scale
 

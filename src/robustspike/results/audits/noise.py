@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import ClassVar
 
-from scipy import stats
+from scipy import special
 
 from robustspike.results.audits.audited import Audited, headlines
 from robustspike.results.audits.tried import nothing_learned
@@ -208,6 +208,6 @@ def _mean_rate(successes: float, n: int) -> Rate:
 
     Numbers between 0 and 1 vary less than samples that are right or wrong, so the interval holds and is a little wide.
     """
-    low = float(stats.beta.ppf(0.025, successes, n - successes + 1)) if successes > 0 else 0.0
-    high = float(stats.beta.ppf(0.975, successes + 1, n - successes)) if successes < n else 1.0
+    low = float(special.betaincinv(successes, n - successes + 1, 0.025)) if successes > 0 else 0.0
+    high = float(special.betaincinv(successes + 1, n - successes, 0.975)) if successes < n else 1.0
     return Rate(value=successes / n, low=low, high=high, n=n)

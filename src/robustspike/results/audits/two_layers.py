@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from scipy import stats
+from scipy import special
 
 from robustspike.results.rates import Record
 
@@ -35,7 +35,7 @@ class Trail(Record):
         other: tuple[float, ...] = getattr(self, weight)
         if len(set(self.s)) < 2 or len(set(other)) < 2:
             return None
-        return float(stats.spearmanr(self.s, other).statistic)
+        return _rank_correlation(self.s, other)
 
     def interval(self, weight: str) -> tuple[float, float] | None:
         """Its 95 % interval after Fisher's transformation."""
@@ -53,14 +53,14 @@ class Trail(Record):
         near, far = self.correlation("w1"), self.correlation("w2")
         if near is None or far is None or len(self.s) < 5 or 1 in (abs(near), abs(far)):
             return None
-        between = float(stats.spearmanr(self.w1, self.w2).statistic)
+        between = _rank_correlation(self.w1, self.w2)
         if between == 1:
             return None
         mean = (near**2 + far**2) / 2
         f = min((1 - between) / (2 * (1 - mean)), 1.0)
         h = (1 - f * mean) / (1 - mean)
         z = (math.atanh(near) - math.atanh(far)) * math.sqrt((len(self.s) - 3) / 1.06 / (2 * (1 - between) * h))
-        return float(2 * stats.norm.sf(abs(z)))
+        return float(2 * special.ndtr(-abs(z)))
 
 
 class EntryBound(Record):
@@ -114,3 +114,9 @@ class EntryBound(Record):
     def exceeds_steps(self) -> bool:
         """Whether E‖w₂·S‖₀ > T·k_w₂·k_S/d, against Luu 2025, eq. 18."""
         return self.weight > self.steps * self.k_w2 * self.k_s / self.d * (1 + 1e-5) + ERRORS * self.weight_error
+
+
+def _rank_correlation(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    from scipy import stats  # takes a second to load
+
+    return float(stats.spearmanr(a, b).statistic)
