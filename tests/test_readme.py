@@ -5,7 +5,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
+from robustspike.audits import AUDITS
 from robustspike.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -15,6 +17,7 @@ PAGES = ("README.md", "docs/all-of-it.md")
 QUICK = {
     "train": ["--epochs", "1", "--train-limit", "40", "--test-limit", "20", "--time-steps", "2", "--no-progress"],
     "attack": ["--limit", "10", "--doubts", "0", "--no-progress"],
+    "audit": ["--samples", "5", "--doubts", "0", "--no-progress", "--audit", "gradients"],
     "sweep": [
         "--epochs",
         "1",
@@ -62,6 +65,22 @@ def test_command_lines_run_one_after_the_other(page, tmp_path, monkeypatch, caps
         with pytest.raises(SystemExit) as ended:
             main(arguments + QUICK.get(arguments[0], []))
         assert ended.value.code == 0, (line, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "audits").glob("*.md")), ids=lambda page: page.stem)
+def test_the_examples_of_an_audits_page_run(page, tmp_path, monkeypatch, one_thread):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    scope = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, page, "exec"), scope)
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        target = page.parent / link
+        assert "://" in link or target.is_dir() or target.stat().st_size > 0, f"{page}: {link}"
+
+
+def test_every_audit_has_a_page():
+    assert {page.stem for page in (ROOT / "docs" / "audits").glob("*.md")} >= set(AUDITS)
 
 
 def test_the_make_targets_of_the_readme_exist():

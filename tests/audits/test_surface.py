@@ -172,6 +172,8 @@ def test_flat_and_broken_samples_are_named():
     assert "For 1 of 2 samples the gradient is exactly 0" in found.answer()
     assert "1 samples with a loss or gradient that is not finite" in found.answer()
     assert "nothing changes on them" in found.answer()
+    assert "does not answer to its input" in found.answer()
+    assert "suspect" not in found.answer()
     assert Surface.model_validate_json(found.model_dump_json()) == found
     assert found.views()
 

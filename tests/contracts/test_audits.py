@@ -15,7 +15,14 @@ from robustspike.results.audits import AUDIT_RECORDS
 from robustspike.results.audits.audited import Audited
 
 # What makes an audit small enough for a test.
-SMALL = {"steps": {"steps": (1, 2)}, "widths": {"widths": (0.5, 1.0), "steps": 2}}
+SMALL = {
+    "noise": {"tries": 2, "radii": (0.2, 0.6)},
+    "steps": {"steps": (1, 2)},
+    "surface": {"points": 3},
+    "theorems": {"time_steps": (1, 2), "networks": 10, "repeats": 2},
+    "vulnerability": {"tries": 3, "steps": 2, "radii": (0.01, 0.2)},
+    "widths": {"widths": (0.5, 1.0), "steps": 2},
+}
 EPS = 0.2
 
 

@@ -109,7 +109,9 @@ class Surface(Audited):
             f"samples, along a random direction by {across:.3g}; it rises more along the gradient for {self.steeper()} of "
             f"{self.n}."
         )
-        if up <= across or 2 * self.steeper() <= self.n:
+        if all(len(set(line)) == 1 for line in (*self.along_gradient, *self.along_random)):
+            text += " Nothing moves the loss on these lines: the network does not answer to its input there."
+        elif up <= across or 2 * self.steeper() <= self.n:
             text += " The gradient leads up no better than chance: suspect that it is masked, and its attacks blind."
         if self.planes:
             signs = fmean(self.signs_right(plane) for plane in self.planes)
