@@ -300,7 +300,7 @@ def test_twenty_networks():
     comparison, _ = made.comparison(20)
     page = Page(html_of(comparison))
     assert len(page.tables()[0][1]) == 21
-    assert len(page.all("details")) == 1 + 2 + 2 * 20
+    assert len(page.all("details")) == 1 + 3 + 2 * 20
     marks = {(i % 8, figures.MARKERS[i % len(figures.MARKERS)], str(figures.DASHES[i // 8 % 3])) for i in range(20)}
     assert len(marks) == 20
 

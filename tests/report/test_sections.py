@@ -155,6 +155,20 @@ def test_pictures_have_their_words_and_sizes(two):
     ]  # fmt: skip
 
 
+def test_a_long_table_is_folded_up_and_says_how_long_it_is():
+    class Long(audited.Everything):
+        def views(self):
+            return (audited.table(tuple((f"row {k}", str(k), "x") for k in range(16))), audited.table())
+
+    comparison, _ = made.comparison(1)
+    record = Long(n=20, seed=7, under="u")
+    found = section(page := Page(html_of(with_audits(comparison, {"long": record}))), "audit-1")
+    assert texts(page, found, "summary") == ["Figures by kind (16 rows)"]
+    folded, plain = page.within(found, "table")
+    assert "details" in [e.tag for e in folded.parents]
+    assert "details" not in [e.tag for e in plain.parents]
+
+
 def test_every_drawing_and_table_of_the_page_is_named_once(two):
     ids = [e.attributes["id"] for e in two.elements if "id" in e.attributes]
     assert len(ids) == len(set(ids))

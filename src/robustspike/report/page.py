@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,24 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from robustspike.report.colours import DARK, LIGHT
+from robustspike.report.breaks import (
+    MISCLASSIFIED,
+    STANDING,
+    breaks_bars,
+    breaks_table,
+    by_estimator,
+    columns_of,
+    counts,
+    first_breaks,
+)
+from robustspike.report.colours import DARK, LIGHT, MUTED, series
 from robustspike.report.figures import NARROW, WIDE, Drawing, bars
+from robustspike.report.legends import Palette
 from robustspike.report.lines import costs, curves, steps
-from robustspike.report.svg import standalone
+from robustspike.report.sections import Section, audit_sections
+from robustspike.report.settings import differing, evaluation_settings, flat
+from robustspike.report.svg import plain_style, standalone
+from robustspike.report.views import Drawer, Drawn, split
 from robustspike.report.words import (
     applied,
     conditions,
@@ -28,32 +41,8 @@ from robustspike.report.words import (
     percent,
     ranking,
 )
-from robustspike.results import MARKS, Comparison, Network, Rate, caveats, marked
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One line of a table of settings."""
-
-    name: str
-    value: str
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[Setting]:
-    """Nested settings as lines, ``optimizer.lr`` for ``{"optimizer": {"lr": ...}}``."""
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-            yield Setting(f"{prefix}{key}", text)
-
-
-def evaluation_settings(network: Network) -> list[Setting]:
-    """Everything of the header but the members, which have a list of their own."""
-    header = network.summary.header.model_dump(exclude={"members"})
-    versions = header.pop("versions")
-    return list(flat({**header, "versions": versions}))
+from robustspike.results import MARKS, Comparison, Network, Rate, Table, View, caveats, marked
+from robustspike.results.trends import Trend, trend
 
 
 def attacks_of(comparison: Comparison) -> list[str]:
@@ -105,6 +94,43 @@ def drawn(comparison: Comparison) -> dict[str, tuple[Drawing, Drawing] | None]:
     }
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows beside the figures that every page has.
+
+    Attributes:
+        breaks: which attack broke how many, as bars and as a table; nothing where no network has a worst case.
+        trend: the networks against the setting in which they differ; None where there is no such one.
+    """
+
+    breaks: tuple[Drawn, ...]
+    trend: Trend | None
+    trend_views: tuple[Drawn, ...]
+    by_estimator: list[Drawn | None]
+    differing: Drawn | None
+
+    @classmethod
+    def of(cls, networks: Sequence[Network], drawer: Drawer) -> Shown:
+        """All of it, drawn."""
+        palette = Palette({network.name: i for i, network in enumerate(networks)})
+        found = breaks_bars(networks)
+        broken: tuple[View, ...] = (found, breaks_table(networks)) if found else ()
+        attacks = columns_of([counts(n) for n in networks if n.summary.has_worst_case])[1:-1] if found else []
+        special = {STANDING: series(0), MISCLASSIFIED: MUTED} | {name: series(k + 1) for k, name in enumerate(attacks)}
+        across = trend(networks)
+
+        def one(view: Table | None) -> Drawn | None:
+            return None if view is None else drawer.one(view, palette)
+
+        return cls(
+            breaks=drawer.all(broken, Palette(special=special)),
+            trend=across,
+            trend_views=drawer.all(across.views(), Palette()) if across else (),
+            by_estimator=[one(by_estimator(network)) for network in networks],
+            differing=one(differing(networks)),
+        )
+
+
 def environment() -> Environment:
     """Jinja with everything escaped and no forgotten name."""
     made = Environment(
@@ -115,6 +141,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(percent=percent, epsilon=epsilon, markup=Markup)
+    made.globals.update(split=split)
     return made
 
 
@@ -126,38 +153,72 @@ def html_of(comparison: Comparison) -> str:
     """
     if not comparison.networks:
         raise ValueError("expected a comparison of at least one network, got none; evaluate a network first")
+    with plain_style():
+        return environment().get_template("page.html.jinja").render(**content(comparison)) + "\n"
+
+
+def content(comparison: Comparison) -> dict[str, Any]:
+    """What the template is given."""
     attacks = attacks_of(comparison)
-    headers = [network.summary.header for network in comparison.networks]
-    return (
-        environment()
-        .get_template("page.html.jinja")
-        .render(
-            comparison=comparison,
-            networks=comparison.networks,
-            attacks=attacks,
-            missing=any(name not in n.summary.by_attack for n in comparison.networks for name in attacks),
-            best=max(network.summary.robust.value for network in comparison.networks),
-            differences=differences(headers),
-            conditions=conditions,
-            norm_symbol=norm_symbol,
-            doubts=[doubts_of(network) for network in comparison.networks],
-            ranking=ranking(comparison.networks),
-            settings=[evaluation_settings(network) for network in comparison.networks],
-            training=[list(flat(network.training)) for network in comparison.networks],
-            figures=drawn(comparison),
-            colours=list(zip(LIGHT, DARK, strict=True)),
-            series=series_of(comparison),
-            values_of=values_of,
-            caveats=list(dict.fromkeys(text for header in headers for text in caveats(header.members))),
-            applied=applied,
-            failed_first=failed_first,
-            marks=MARKS,
-            marked=marked,
-            span=span,
-            is_suspect=is_suspect,
-        )
-        + "\n"
-    )
+    networks, drawer = comparison.networks, Drawer()
+    headers = [network.summary.header for network in networks]
+    figures, shown, sections = drawn(comparison), Shown.of(networks, drawer), audit_sections(networks, drawer)
+    return {
+        "contents": contents(comparison, figures, shown, sections),
+        "comparison": comparison,
+        "networks": networks,
+        "attacks": attacks,
+        "missing": any(name not in n.summary.by_attack for n in networks for name in attacks),
+        "best": max(network.summary.robust.value for network in networks),
+        "differences": differences(headers),
+        "conditions": conditions,
+        "norm_symbol": norm_symbol,
+        "doubts": [doubts_of(network) for network in networks],
+        "ranking": ranking(networks),
+        "settings": [evaluation_settings(network) for network in networks],
+        "training": [list(flat(network.training)) for network in networks],
+        "figures": figures,
+        "shown": shown,
+        "sections": sections,
+        "first_breaks": first_breaks,
+        "colours": list(zip(LIGHT, DARK, strict=True)),
+        "series": series_of(comparison),
+        "values_of": values_of,
+        "caveats": list(dict.fromkeys(text for header in headers for text in caveats(header.members))),
+        "applied": applied,
+        "failed_first": failed_first,
+        "marks": MARKS,
+        "marked": marked,
+        "span": span,
+        "is_suspect": is_suspect,
+    }
+
+
+def contents(
+    comparison: Comparison, figures: dict[str, Any], shown: Shown, sections: Sequence[Section]
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The page's sections in groups: their ids and titles."""
+    robustness = [
+        ("verdict", "Verdict", True),
+        ("accuracy", "Accuracy under each attack", True),
+        ("worst", "Worst case per network", True),
+        ("breaks", "Which attack broke how many", bool(shown.breaks)),
+        ("curve", "Robust accuracy against ε", bool(figures["curves"])),
+        ("costs", "Robust accuracy against what was spent", bool(figures["costs"])),
+        ("steps", "Accuracy against the attack's steps", bool(figures["steps"])),
+        ("trend", f"Against {shown.trend.setting}" if shown.trend else "", shown.trend is not None),
+    ]
+    behind = [
+        ("networks", "Each network in full", True),
+        ("reproduce", "Settings to reproduce", True),
+        ("notes", "Notes", bool(comparison.notes)),
+    ]
+    groups = {
+        "Robustness": [(name, title) for name, title, there in robustness if there],
+        "Audits": [(section.id, section.title) for section in sections],
+        "Behind the figures": [(name, title) for name, title, there in behind if there],
+    }
+    return [(name, entries) for name, entries in groups.items() if entries]
 
 
 def span(rate: Rate) -> str:
