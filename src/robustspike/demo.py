@@ -13,18 +13,19 @@ from rich.text import Text
 from robustspike.attacks import Suite
 from robustspike.attacks.suites import liu2024
 from robustspike.checkpoints import write_text
-from robustspike.experiment import Experiment, attack, comparison, default_eps, evaluation_name, show, train
+from robustspike.experiment import Experiment, attack, audit, comparison, default_eps, evaluation_name, show, train
 from robustspike.results import Comparison, Rate, comparison_table
 
 DEFENCES = ("vanilla", "at", "sr", "sr-star")
 # Pairs of networks of which the second should withstand more: vanilla < SR, AT < SR*.
 ORDER = (("vanilla", "SR"), ("vanilla", "AT"), ("SR", "SR*"), ("AT", "SR*"))
 CURVE_EPS = (0.05, 0.1, 0.15, 0.2, 0.3)
+AUDITS = ("gradients", "heatmaps", "examples", "confusion", "noise", "operations", "energy", "surface")
 
 # A toy run that says nothing about robustness: it shows that the demo runs.
 QUICK: dict[str, Any] = {
     "train_limit": 64, "test_limit": 20, "epochs": 1, "time_steps": 2, "train_steps": 1,
-    "curve_eps": (0.1, 0.2), "curve_limit": 10, "doubts": 0,
+    "curve_eps": (0.1, 0.2), "curve_limit": 10, "doubts": 0, "audits": ("gradients", "heatmaps"), "audit_samples": 5,
 }  # fmt: skip
 
 
@@ -47,11 +48,13 @@ def demo(
     curve_eps: Sequence[float] = CURVE_EPS,
     curve_limit: int = 200,
     doubts: int = 32,
+    audits: Sequence[str] = AUDITS,
+    audit_samples: int = 50,
     batch_size: int = 256,
     progress: bool = True,
     **settings: Any,
 ) -> Comparison:
-    """Train vanilla, AT, SR and SR* on digits, attack each with one-step attacks and PGD-10 of Liu 2024, and compare.
+    """Train vanilla, AT, SR and SR* on digits, attack each with one-step attacks and PGD-10 of Liu 2024, audit, compare.
 
     Writes one folder per network, ``results.json`` and ``report.html``; run again, it goes on where it was stopped.
 
@@ -62,6 +65,8 @@ def demo(
         curve_eps: radii of the curve, PGD-10 under the four estimators.
         curve_limit: samples of the curve, stratified by class.
         doubts: samples of the main evaluation of each network that are probed for gradient masking; 0: none.
+        audits: what else is measured of each network, names in :data:`robustspike.AUDITS`.
+        audit_samples: on so many test digits, stratified by class.
         batch_size: samples attacked at a time.
         progress: show progress bars on a terminal.
         settings: other fields of :class:`robustspike.experiment.Experiment`, for all four networks.
@@ -78,10 +83,11 @@ def demo(
         console.print(Text(f"{number} of {len(DEFENCES)}: {experiment.defence}", style="bold"))
         run = out / experiment.defence
         train(experiment, run, resume=True, progress=progress)
-        attack(run, main, survivors_only=False, doubts=doubts, **options)
+        outcome = attack(run, main, survivors_only=False, doubts=doubts, **options)
         limit = min(curve_limit, experiment.test_limit or curve_limit)
         for radius in curve_eps:
             attack(run, pgd_suite(radius), limit=limit, doubts=0, **options)
+        audit(run, audits=audits, suite=outcome, eps=main.ball.eps, samples=audit_samples, **options)
     found = comparison(
         [out / experiment.defence for experiment in experiments],
         evaluation=evaluation_name(main, seed=seed, survivors_only=False),
