@@ -28,16 +28,16 @@ __all__ = [
 
 AUDITS: dict[str, Callable[..., Audited]] = {
     "gradients": gradients,
-    "vulnerability": vulnerability,
-    "confusion": confusion,
-    "examples": examples,
     "heatmaps": heatmaps,
+    "operations": operations,
+    "examples": examples,
+    "confusion": confusion,
+    "noise": noise,
+    "vulnerability": vulnerability,
+    "surface": surface,
     "steps": steps,
     "widths": widths,
-    "operations": operations,
     "bounds": bounds,
-    "noise": noise,
-    "energy": energy,
-    "surface": surface,
     "theorems": theorems,
+    "energy": energy,
 }

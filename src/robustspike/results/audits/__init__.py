@@ -27,16 +27,16 @@ __all__ = [
 
 AUDIT_RECORDS: dict[str, type[Audited]] = {
     "gradients": Gradients,
-    "vulnerability": Vulnerability,
-    "confusion": Confusion,
-    "examples": Examples,
     "heatmaps": Heatmaps,
+    "operations": Operations,
+    "examples": Examples,
+    "confusion": Confusion,
+    "noise": Noise,
+    "vulnerability": Vulnerability,
+    "surface": Surface,
     "steps": Steps,
     "widths": Widths,
-    "operations": Operations,
     "bounds": Bounds,
-    "noise": Noise,
-    "energy": Energy,
-    "surface": Surface,
     "theorems": Theorems,
+    "energy": Energy,
 }
