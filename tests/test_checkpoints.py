@@ -19,6 +19,7 @@ from robustspike.checkpoints import (
     read_tensors,
     replacing,
     save_model,
+    settings_text,
     tensors_fingerprint,
     write_tensors,
     write_text,
@@ -298,3 +299,33 @@ def test_tied_weights_are_written_each_by_itself(tmp_path):
     assert torch.equal(tensors["a"], weight)
     assert torch.equal(tensors["b"], weight)
     assert torch.equal(tensors["c"], weight.T)
+
+
+class Scaled:
+    """A loss that is a method."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def loss(self, z, y):
+        return self.by * z[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda z: z.sin(), lambda z: z.cos()),
+        (lambda z: (lambda: z + 1)(), lambda z: (lambda: z + 2)()),
+        (Scaled(1).loss, Scaled(2).loss),
+    ],
+    ids=["names", "inner", "methods"],
+)
+def test_functions_that_do_something_else_have_another_text(one, other):
+    assert settings_text(one) != settings_text(other)
+    assert settings_text(one) == settings_text(one)
+
+
+def test_text_is_written_in_utf8_whatever_the_machine_speaks(tmp_path, monkeypatch):
+    monkeypatch.setattr("locale.getpreferredencoding", lambda *_: "ascii")
+    write_text(tmp_path / "a.txt", "L∞ ε")
+    assert (tmp_path / "a.txt").read_bytes() == "L∞ ε".encode()

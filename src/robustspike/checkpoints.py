@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import re
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def architecture(model: nn.Module) -> str:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """What a model is and all its tensors, those that are not saved included; equal for equal functions of x.
+    """What a model is and all its tensors, those that are not saved included.
+
+    A plain attribute that a module's ``extra_repr`` does not print is not seen: two models that differ in one look alike.
 
     Example:
         >>> weights, other = digits_cnn(time_steps=4), digits_cnn(time_steps=8)
@@ -87,14 +90,22 @@ def settings_text(value: Any) -> str:
     name = str(getattr(value, "__qualname__", repr(value)))
     if "<locals>" in name or "<lambda>" in name:  # only its code and what it holds tell it from another
         name += f"[{_code_of(value)}]"
+    if inspect.ismethod(value):
+        name += f" of {settings_text(value.__self__)}"
     return name
 
 
 def _code_of(function: Any) -> str:
     held = [cell.cell_contents for cell in function.__closure__ or ()]
     held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
-    consts = repr([const for const in function.__code__.co_consts if not inspect.iscode(const)])
-    return hashlib.sha256(function.__code__.co_code + f"{consts} {settings_text(tuple(held))}".encode()).hexdigest()[:8]
+    text = f"{_read(function.__code__)} {settings_text(tuple(held))}"
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _read(code: types.CodeType) -> str:
+    """What a function's code does, names and inner functions included, and not where it is written."""
+    consts = [_read(const) if inspect.iscode(const) else repr(const) for const in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {code.co_freevars} {consts}"
 
 
 @contextlib.contextmanager
@@ -117,7 +128,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file or nothing."""
     with replacing(path) as unfinished:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:

@@ -150,3 +150,34 @@ def test_several_networks_stand_side_by_side(model, data):
         side_by_side([reports[0], reports[0]])
     with pytest.raises(ValueError, match="at least one"):
         side_by_side([])
+
+
+def test_an_outcome_of_other_weights_is_refused_and_of_another_radius_named(model, data):
+    outcome = rs.evaluate(model, data, fgsm(Linf(0.2)), doubts=0, progress=False)
+    assert "ε (0.1 in the audits, 0.2 in the evaluation)" in audit(model, data, **QUICK | {"attacks": outcome}).notes[0]
+    model.head.weight.data += 1
+    with pytest.raises(ResultError, match="whose weights are others"):
+        audit(model, data, **QUICK | {"attacks": outcome})
+
+
+def test_a_refused_call_claims_no_folder(model, data, tmp_path):
+    with pytest.raises(ValueError, match="at least one attack"):
+        audit(model, data, out=tmp_path / "a", **QUICK | {"attacks": []})
+    audit(model, data, out=tmp_path / "a", **QUICK)
+
+
+def test_an_audit_that_breaks_does_not_take_the_others_along(model, data, monkeypatch):
+    def broken(model, data):
+        raise RuntimeError("a matrix of NaN\nand more")
+
+    monkeypatch.setitem(AUDITS, "bounds", broken)
+    report = audit(model, data, **QUICK | {"audits": ["gradients", "bounds"]})
+    assert list(report.records) == ["gradients"]
+    assert report.notes == ("Audit bounds: failed: RuntimeError: a matrix of NaN",)
+
+
+def test_other_class_names_are_another_audit(model, data, tmp_path):
+    names = ("a", "b", "c", "d")
+    audit(model, data, out=tmp_path, class_names=names, **QUICK)
+    with pytest.raises(ResultError, match="settings differ"):
+        audit(model, data, out=tmp_path, resume=True, class_names=names[::-1], **QUICK)

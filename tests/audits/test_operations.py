@@ -381,3 +381,26 @@ def test_bad_input_is_refused():
         operations(small_snn(), Split(torch.rand(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64)))
     with pytest.raises(ValueError, match="found no spiking layer"):
         operations(plain(weight=((1.0,),) * 4), Split(torch.rand(1, 1), torch.tensor([0])), estimator=RGA())
+
+
+def test_samples_are_told_apart_where_the_first_two_are_alike():
+    """A network that keeps sample after sample: two blank samples in front must not mix up the others."""
+
+    class SampleMajor(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.neuron, self.head = nn.Linear(6, 5), LIF(threshold=0.2), nn.Linear(5, 3)
+
+        def forward(self, x):  # [N, T, 6]
+            currents = self.linear(x.flatten(0, 1)).unflatten(0, x.shape[:2]).transpose(0, 1)
+            return self.head(self.neuron(currents).mean(0))
+
+    torch.manual_seed(0)
+    model = SampleMajor().double().eval()
+    x = torch.rand(4, 3, 6)
+    x[:2] = 0
+    y = torch.tensor([0, 1, 2, 0])
+    whole = operations(model, Split(x, y))
+    alone = [operations(model, Split(x[k : k + 1], y[k : k + 1])) for k in range(4)]
+    for k, one in enumerate(whole.operations):
+        assert one.norm == pytest.approx(sum(each.operations[k].norm for each in alone) / 4)

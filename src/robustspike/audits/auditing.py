@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import Progress, TaskID
 from torch import nn
 
@@ -22,6 +23,7 @@ from robustspike.checkpoints import fingerprint, settings_text, write_text
 from robustspike.data import Split
 from robustspike.data.stratify import stratified
 from robustspike.evaluate import evaluate
+from robustspike.evaluate.settings import as_suite, check_data
 from robustspike.gradients import Estimator
 from robustspike.progress import progress_bar
 from robustspike.results import Audited, Budget, Network, Outcome, ResultError
@@ -103,12 +105,17 @@ def audit(
     }  # fmt: skip
     name = model_name or type(model).__name__
     header = _header(model, part, shared, own, name, data_name)
-    done, notes = ({}, []) if folder is None else _claimed(folder, header, resume)
-    outcome = _evaluated(
-        model, part, attacks, eps, folder, resume, seed=seed, batch_size=batch_size, budget=budget, doubts=doubts,
-        model_name=name, data_name=data_name, progress=progress,
+    suite, notes = _suite(attacks, header)
+    check_data(model, part)
+    done, damaged = ({}, {}) if folder is None else _claimed(folder, header, resume)
+    outcome = suite if isinstance(suite, Outcome) else evaluate(
+        model, part, suite, out=None if folder is None else folder / EVALUATION, resume=resume, seed=seed,
+        batch_size=batch_size, budget=budget, doubts=doubts, model_name=name, data_name=data_name, progress=progress,
     )  # fmt: skip
     found, left_out = _measured(model, part, chosen, shared, own, done, folder, until, progress)
+    notes += [
+        f"{text}{'; the audit was made again.' if one in found else '; audit again.'}" for one, text in damaged.items()
+    ]
     network = Network(
         name=name, training=dict(training or {}), summary=outcome.summary(),
         audits={one: found[one] for one in _all_audits() if one in found},
@@ -149,7 +156,7 @@ def _subset(data: Split, samples: int, seed: int) -> Split:
 def _header(
     model: nn.Module, data: Split, shared: Mapping[str, Any], own: Mapping[str, Any], model_name: str, data_name: str
 ) -> AuditHeader:
-    given = {key: shared[key] for key in ("estimator", "attack") if shared[key] is not None}
+    given = {key: shared[key] for key in ("estimator", "attack", "class_names") if shared[key] is not None}
     settings = {key: settings_text(value) for key, value in given.items()}
     settings |= {f"{name}.{key}": settings_text(value) for name, each in own.items() for key, value in each.items()}
     versions = {name: metadata.version(name) for name in ("robustspike", "torch", "numpy")}
@@ -160,11 +167,28 @@ def _header(
     )  # fmt: skip
 
 
-def _claimed(folder: Path, header: AuditHeader, resume: bool) -> tuple[dict[str, Audited], list[str]]:
+def _suite(attacks: Any, header: AuditHeader) -> tuple[Suite | Outcome, list[str]]:
+    """What the accuracy is measured under, or an evaluation of the same weights, and in what that differs."""
+    if not isinstance(attacks, Outcome):
+        return standard(header.eps) if attacks is None else as_suite(attacks), []
+    theirs = attacks.header
+    if theirs.weights_fingerprint != header.weights_fingerprint:
+        raise ResultError(
+            f"the outcome given is of {theirs.model}, whose weights are others than the model's; evaluate this one"
+        )
+    differing = [
+        f"{what} ({mine} in the audits, {other} in the evaluation)"
+        for what, mine, other in (("ε", header.eps, theirs.eps), ("data", header.data, theirs.data))
+        if mine != other
+    ]
+    return attacks, [f"Evaluation and audits differ in {', '.join(differing)}."] if differing else []
+
+
+def _claimed(folder: Path, header: AuditHeader, resume: bool) -> tuple[dict[str, Audited], dict[str, str]]:
     """The records that are there already, and what cannot be read; a folder with another audit is refused."""
     if not (folder / AUDIT_FILE).exists():
         write_text(folder / AUDIT_FILE, header.model_dump_json(indent=1) + "\n")
-        return {}, []
+        return {}, {}
     if not resume:
         raise ResultError(f"{folder} holds an audit already; go on with it (resume), or choose another folder")
     theirs = read_audit_header(folder)
@@ -173,16 +197,6 @@ def _claimed(folder: Path, header: AuditHeader, resume: bool) -> tuple[dict[str,
     if differing := [name for name in mine if mine[name] != there[name]]:
         raise ResultError(f"{folder} holds another audit: {', '.join(differing)} differ; choose another folder")
     return read_audits(folder)
-
-
-def _evaluated(
-    model: nn.Module, data: Split, attacks: Any, eps: float, folder: Path | None, resume: bool, **options: Any
-) -> Outcome:
-    if isinstance(attacks, Outcome):
-        return attacks
-    suite = standard(eps) if attacks is None else attacks
-    out = None if folder is None else folder / EVALUATION
-    return evaluate(model, data, suite, out=out, resume=resume, **options)
 
 
 def _measured(
@@ -206,6 +220,11 @@ def _measured(
                 continue
             except ValueError as error:
                 missing.append(f"Audit {name}: not possible here: {error}")
+                continue
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                missing.append(f"Audit {name}: failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
                 continue
             deadline = until
             if folder is not None:

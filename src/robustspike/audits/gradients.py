@@ -55,12 +55,12 @@ def gradients(
             g = input_gradient(model, batch.x, batch.y, estimator, loss=loss, draws=batch.draws).flatten(1).double()
             rows.append(norms_of(g))
             if loss is f_y:
-                inside = g.nan_to_num(0.0).clamp(EDGES[0], EDGES[-1]).cpu()
-                counts += torch.histogram(inside.flatten(), torch.tensor(EDGES, dtype=torch.float64)).hist
+                inside = g[g.isfinite()].clamp(EDGES[0], EDGES[-1]).cpu()
+                counts += torch.histogram(inside, torch.tensor(EDGES, dtype=torch.float64)).hist
     return Gradients(
         n=len(data), seed=seed, under=describe_estimator(estimator), gradients=2 * len(data), seconds=clock.seconds,
         of_probability=_norms(of_probability), of_loss=_norms(of_loss),
-        spread=Spread(edges=EDGES, shares=tuple((counts / counts.sum()).tolist())),
+        spread=Spread(edges=EDGES, shares=tuple((counts / counts.sum().clamp(min=1)).tolist())),
     )  # fmt: skip
 
 

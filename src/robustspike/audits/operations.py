@@ -61,7 +61,7 @@ def operations(
     clock, estimator = Stopwatch(), usual(estimator)
     ways = _ways(model, estimator)
     tallies: dict[str, list[dict[str, Tally]]] = {name: [] for name in ways}
-    first = next(batches(model, data.subset(min(2, len(data))), "operations", seed, 2))
+    first = next(batches(model, data.subset(min(64, len(data))), "operations", seed, 64))
     with frozen(model):
         with estimating(model, estimator):
             layouts = layouts_of(model, first)

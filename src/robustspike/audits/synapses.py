@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from robustspike.audits.trail import Layout
+from robustspike.audits.trail import Layout, unlike
 from robustspike.audits.trains import encoder_of, encoding
 from robustspike.audits.windows import CONVOLUTIONS, dimensions
 from robustspike.draws import Draws, sampling
@@ -109,20 +109,18 @@ def noting(
 
 
 def synapses(model: nn.Module, x: Tensor, draws: Draws) -> dict[Key, Synapses]:
-    """All calls of convolutions and linear layers, and what drives them, seen at the first two of some images x [n, ...].
+    """All calls of convolutions and linear layers, and what drives them, seen at two of some images x [n, ...].
 
     One is driven by spikes if every entry of its input is a whole number of equal units that come from spikes alone: spikes,
     sums of spikes, or averages of them by pooling or over time. One behind a Poisson or phase code, but for a normalisation,
     is driven by the code's spikes. All others are analog.
     """
-    first, both = ([k % len(x) for k in range(n)] for n in (1, 2))
-    one, two = (
-        _Probe.of(model, x[first], draws[torch.tensor(first)]),
-        _Probe.of(model, x[both], draws[torch.tensor(both)]),
-    )
+    both = unlike(x)
+    first = both[:1]
+    one, two = (_Probe.of(model, x[rows], draws[rows]) for rows in (first, both))
     silent = None
     if isinstance(encoder_of(model), (Poisson, Phase)):
-        silent = _Probe.of(model, x[first], draws[torch.tensor(first)], silent=True)
+        silent = _Probe.of(model, x[first], draws[first], silent=True)
     calls, found = Counter(path for path, _ in one.inputs), {}
     for key, z in one.inputs.items():
         layout = Layout.between(z.detach(), two.inputs[key].detach()) if key in two.inputs else None

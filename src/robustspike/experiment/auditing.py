@@ -101,11 +101,12 @@ def audits_of(run: Path, header: Header) -> tuple[dict[str, Audited], list[str]]
         except ResultError as error:
             problems.append(f"Left out: {error}")
             continue
-        if theirs.weights_fingerprint != header.weights_fingerprint:
-            problems.append(f"Left out: {folder} is an audit of other weights than those that were evaluated.")
+        wanted = {"weights": "weights_fingerprint", "data": "data"}
+        if other := [what for what, name in wanted.items() if getattr(theirs, name) != getattr(header, name)]:
+            problems.append(f"Left out: {folder} is an audit of other {' and '.join(other)} than were evaluated.")
             continue
         records, damaged = read_audits(folder)
-        problems += [f"Left out: {text}" for text in damaged]
+        problems += [f"Left out: {text}; audit again." for text in damaged.values()]
         found.append(((theirs.eps == header.eps, theirs.n), records))
     merged: dict[str, Audited] = {}
     for _, records in sorted(found, key=lambda one: one[0]):

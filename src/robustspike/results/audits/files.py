@@ -61,12 +61,12 @@ def read_audit_header(folder: str | Path) -> AuditHeader:
         raise ResultError(f"{path} is damaged or of another version: {str(error).splitlines()[0]}") from None
 
 
-def read_audits(folder: str | Path) -> tuple[dict[str, Audited], list[str]]:
-    """The records in an audit's folder by their names, and what is wrong with those that cannot be read."""
+def read_audits(folder: str | Path) -> tuple[dict[str, Audited], dict[str, str]]:
+    """The records in an audit's folder, and what is wrong with those that cannot be read, each by the audit's name."""
     from robustspike.results.audits import AUDIT_RECORDS
 
     found: dict[str, Audited] = {}
-    problems: list[str] = []
+    problems: dict[str, str] = {}
     for name, kind in AUDIT_RECORDS.items():
         path = Path(folder) / f"{name}.json"
         if not path.exists():
@@ -74,5 +74,5 @@ def read_audits(folder: str | Path) -> tuple[dict[str, Audited], list[str]]:
         try:
             found[name] = kind.model_validate_json(path.read_bytes())
         except ValueError as error:
-            problems.append(f"{path} is damaged or of another version: {str(error).splitlines()[0]}; audit again")
+            problems[name] = f"{path} is damaged or of another version: {str(error).splitlines()[0]}"
     return found, problems
