@@ -19,14 +19,16 @@ from robustspike.results.trends import trend
 ALONE = {"confusion", "examples", "heatmaps", "surface", "theorems", "bounds", "steps"}
 
 
-def main(source: Path, folder: Path, page: Path) -> None:
+def main(source: Path, sweep: Path, folder: Path, page: Path) -> None:
     """Write one figure for each audit into the folder, and the page."""
-    comparison = Comparison.model_validate_json(source.read_text())
+    comparison, several = (Comparison.model_validate_json(path.read_text()) for path in (source, sweep))
     for name, found in records(comparison).items():
         figure(name, found, folder)
-    if (over := trend(comparison.networks)) is not None:
-        draw(next(view for view in over.views() if isinstance(view, Chart)), folder / "trend")
-    page.write_text(text(comparison))
+    over = trend(several.networks)
+    if over is None:
+        raise SystemExit(f"{sweep}: the networks do not differ in exactly one numeric setting of their training")
+    draw(next(view for view in over.views() if isinstance(view, Chart)), folder / "trend")
+    page.write_text(text(comparison) + f"\n## [Against one setting](../audits/trend.md)\n\n{over.answer()}\n")
 
 
 def records(comparison: Comparison) -> dict[str, dict[str, Audited]]:

@@ -179,5 +179,5 @@ def test_an_audit_that_breaks_does_not_take_the_others_along(model, data, monkey
 def test_other_class_names_are_another_audit(model, data, tmp_path):
     names = ("a", "b", "c", "d")
     audit(model, data, out=tmp_path, class_names=names, **QUICK)
-    with pytest.raises(ResultError, match="settings differ"):
+    with pytest.raises(ResultError, match="class_names differ"):
         audit(model, data, out=tmp_path, resume=True, class_names=names[::-1], **QUICK)

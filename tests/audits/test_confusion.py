@@ -79,7 +79,16 @@ def test_without_errors_there_is_no_confusion():
 
 def test_a_network_no_better_than_chance_is_named():
     assert "no better than chance among 3 classes" in record([0, 1, 2], [0, 0, 0], [0, 0, 0]).answer()
-    assert "no better than chance" not in record([0] * 9, [0] * 9, [0] * 9).answer()
+    assert "chance" not in record([0] * 9, [0] * 9, [0] * 9).answer()
+
+
+def test_few_samples_are_not_called_chance():
+    """5 of 6 at two classes: Clopper and Pearson's interval, from 36 to 99.6 %, holds a half."""
+    answer = record([0] * 6, [0] * 5 + [1], [0] * 6, classes=("cat", "dog")).answer()
+    assert "no better than chance" not in answer
+    assert "say nothing" not in answer
+    assert "83.3 % of 6 samples right: among 2 classes this cannot be told from chance on so few samples" in answer
+    assert "(95 % interval 35.9 to 99.6 %)" in answer
 
 
 @pytest.mark.parametrize("which", ["clean", "attacked"])

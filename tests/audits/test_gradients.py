@@ -47,6 +47,33 @@ def test_a_gradient_that_is_not_finite_is_counted_and_not_averaged():
     assert rows.tolist() == [[0.5, 1.0, 1.0, 1.0], [0.5, 2.0, 2.0, 1.0]]
 
 
+def test_nan_gradients_are_not_called_zero():
+    model, data = small_snn().eval(), Split(torch.rand(3, 1, 8, 8), torch.arange(3))
+    model.head.bias.data.fill_(float("nan"))
+    found = gradients(model, data)
+    assert found.answer().startswith("Not finite: ∇f_y of all 3 samples")
+    assert set(found.spread.shares) == {0.0}
+    assert set(list(found.headline().values())[:-1]) == {"–"}
+    assert {cell for row in found.views()[0].rows for cell in row[1:4]} == {"–"}
+
+
+def test_of_a_few_that_are_not_finite_the_answer_says_so_first():
+    """√ has an infinite slope at 0, at the first sample's second pixel; the other three entries are finite."""
+
+    class Root(nn.Module):
+        def forward(self, x):
+            z = (2 * x[:, 0] + x[:, 1].sqrt()).double()
+            return torch.stack([z, torch.zeros_like(z)], 1)
+
+    found = gradients(Root(), Split(torch.tensor([[0.0, 0.0], [0.0, 0.25]]), torch.tensor([0, 0])))
+    assert found.of_probability.not_finite == 1
+    assert found.answer().startswith(
+        "Not finite: ∇f_y of 1 of 2 samples, the cross-entropy's gradient of 1 of 2 samples"
+    )
+    assert found.spread.shares[-1] == 1.0  # all three finite entries lie beyond the last edge
+    assert found.headline()["∇f_y not 0, %"] != "–"
+
+
 def test_an_l1_norm_is_the_slope_along_its_sign():
     """Finite differences of f_y on a smooth network: (f(x + h·sign g) − f(x − h·sign g))/2h = ‖g‖₁."""
     torch.manual_seed(0)

@@ -182,8 +182,29 @@ def test_a_gradient_that_is_not_finite_is_said():
 
     found = heatmaps(Broken(torch.eye(3, 64)), images(3, 3))
     assert not any(one.finite for one in found.maps)
-    assert "3 gradients are not finite" in found.answer() or found.answer().startswith("Nowhere")
+    assert found.answer().startswith("Not finite: under ")
+    assert "exactly zero" not in found.answer()
+    assert found.headline() == dict.fromkeys(found.headline(), "–") | {"not finite": "3"}
+    assert {picture.caption for picture in found.views()[0].rows[1].pictures} == {"not finite"}
     assert Heatmaps.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_samples_that_are_not_finite_are_left_out_of_means(scale):
+    """NaN for images whose first pixel is 1; of the others ``scale`` times a linear model."""
+
+    class Half(Flat):
+        def forward(self, x):
+            return scale * super().forward(x) * torch.where(x.flatten(1)[:, :1] == 1, torch.nan, 1.0)
+
+    data = images(3, 3)
+    data.images[1, 0, 0, 0] = 1
+    found = heatmaps(Half(torch.eye(3, 64)), data)
+    assert [one.finite for one in found.maps] == [True, False, True]
+    assert found.answer().startswith("Not finite: the gradients of 1 of 3 samples, which are left out.")
+    assert ("of the other 2 samples is exactly zero" in found.answer()) == (scale == 0)
+    assert found.mean("l1") == pytest.approx((found.maps[0].l1 + found.maps[2].l1) / 2)
+    assert found.headline()["not finite"] == "1"
 
 
 def test_the_answer_says_whose_view_it_is(double_model):

@@ -175,6 +175,8 @@ def test_how_much_larger_noise_must_be_by_hand():
 def test_what_speaks_against_the_attack_is_said():
     weak = by_hand((6, 5, 4), ((0, 1), (0, 1, 2), None))
     assert weak.as_harmful(weak.radii[0]) == pytest.approx(0.1 * 2 / 3)
+    assert weak.missed(weak.radii[0]) == 3
+    assert "Of the 9 samples that are right without either, 3 are broken by a draw of noise" in weak.answer()
     assert "gradients are masked or its steps too few" in weak.answer()
     near = by_hand((8, 5, 4), ((0, 1), (0, 1, 2), None))
     assert "against Liu's observation 1" in near.answer()
@@ -186,6 +188,26 @@ def test_what_speaks_against_the_attack_is_said():
     chance = by_hand((9, 9, 9), ((), (), None), correct=(0, 1, 2, 3, 4))
     assert "no better than chance" in chance.answer()
     assert "chance" not in by_hand((9, 9, 9), ((), (), None), classes=10).answer()
+
+
+def test_a_tie_is_no_evidence_of_masking():
+    """Noise breaks the two samples that the attack breaks, and no other: as much harm, and nothing missed."""
+    at = AtNoise(eps=0.1, right=(0, 0) + (2,) * 7 + (0,), attacked=(0, 1))
+    tie = by_hand((9, 9, 9), ((), (), ()), radii=(at,))
+    assert tie.as_harmful(at) == pytest.approx(0.1)
+    assert tie.missed(at) == 0
+    assert "masked" not in tie.answer()
+    assert "not told apart" in tie.answer()
+
+
+def test_a_sample_that_noise_breaks_and_the_attack_does_not_is_evidence_whatever_the_means():
+    """Of samples 0 to 8 the attack breaks 0, 1 and 2, one of two draws 3; 9 is wrong without either and counts not."""
+    at = AtNoise(eps=0.1, right=(2, 2, 2, 1) + (2,) * 5 + (0,), attacked=(0, 1, 2))
+    found = by_hand((9, 9, 9), ((), (), ()), radii=(at,))
+    assert found.as_harmful(at) is None
+    assert found.missed(at) == 1
+    assert "1 are broken by a draw of noise" in found.answer()
+    assert found.missed(at.model_copy(update={"attacked": None})) == 0
 
 
 def test_the_interval_of_a_mean_is_the_binomial_one_where_samples_are_right_or_wrong():

@@ -331,7 +331,24 @@ def test_what_is_not_finite_is_counted_and_not_averaged():
     found = operations(nn.Sequential(model[0], model[2]), Split(torch.rand(2, 2), torch.tensor([0, 1])))
     assert found.pixels.not_finite == 2
     assert found.pixels.norm == found.pixels.norm  # no NaN
+    assert found.answer().startswith("Not finite: ")
     assert Operations.model_validate_json(found.model_dump_json()) == found
+
+
+def test_nan_gradients_are_not_called_zero():
+    model = small_snn()
+    model.head.bias.data.fill_(float("nan"))
+    found = operations(model, images())
+    assert found.answer().startswith("Not finite: the gradient at the pixels, for all 4 samples")
+    assert "exactly zero" not in found.answer()
+    assert found.headline() == dict.fromkeys(found.headline(), "–") | {"not finite": "4"}
+    pixels = found.pixels.model_copy(update={"not_finite": 1, "zero": 0.75})
+    some = found.model_copy(update={"operations": (pixels,)})
+    assert some.answer().startswith("Not finite: gradients of 1 of 4 samples")
+    assert "exactly zero for all 3 others" in some.answer()
+    rest = found.model_copy(update={"operations": (pixels.model_copy(update={"norm": 1.0}), *found.operations[1:])})
+    assert "No spiking layer" not in rest.answer()
+    assert rest.headline()["zero at the pixels, %"] == "75.0"
 
 
 def test_a_sew_resnet_contradicts_the_figures_of_its_paper():

@@ -78,8 +78,9 @@ def test_the_answer_without_a_further_sample():
 
 def test_the_answer_names_what_would_mislead():
     assert "60 % of the gradients are exactly zero" in record([[((), 6)]], steps=(1,)).answer()
-    assert "no better than chance among 2 classes" in record([[((), 0)]], steps=(1,)).answer()
-    assert "no better than chance" not in record([[((), 0)]], steps=(1,), classes=10).answer()
+    assert "among 2 classes this cannot be told from chance" in record([[((), 0)]], steps=(1,)).answer()
+    assert "no better than chance among 2 classes" in record([[((), 0)]], steps=(1,), correct=5).answer()
+    assert "chance" not in record([[((), 0)]], steps=(1,), classes=10).answer()
     assert record([[((), 0)]], steps=(1,), correct=0).answer().startswith("Nothing to attack")
 
 

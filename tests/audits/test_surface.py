@@ -107,10 +107,13 @@ def test_a_masked_gradient_is_suspected():
     masked = surface(Blind(), data, eps=0.1, points=3)
     assert masked.rises()[0] == 0
     assert masked.steeper() == 0
-    assert "suspect that it is masked" in masked.answer()
+    assert "does not rise more along the gradient than along random directions" in masked.answer()
+    assert "0 of 8 cannot be told from chance, which gives a third at most" in masked.answer()
+    assert "Suspect that the gradient is masked" in masked.answer()
     sound = surface(TwoClasses(4.0, 1.0, 1.0, 1.0), data, eps=0.1, points=3)
     assert sound.steeper() >= 6  # r is now and then sign(g) itself, with four pixels
-    assert "suspect" not in sound.answer()
+    assert "uspect" not in sound.answer()
+    assert "chance" not in sound.answer()
 
 
 def test_figures_do_not_depend_on_the_batch_and_repeat_under_one_seed():
@@ -170,10 +173,10 @@ def test_flat_and_broken_samples_are_named():
     found = surface(Half(), data, eps=0.1, points=3)
     assert found.not_finite == 1
     assert "For 1 of 2 samples the gradient is exactly 0" in found.answer()
-    assert "1 samples with a loss or gradient that is not finite" in found.answer()
+    assert found.answer().startswith("Not finite: the loss or its gradient, for 1 of 2 samples; they are left out.")
     assert "nothing changes on them" in found.answer()
     assert "does not answer to its input" in found.answer()
-    assert "suspect" not in found.answer()
+    assert "uspect" not in found.answer()
     assert Surface.model_validate_json(found.model_dump_json()) == found
     assert found.views()
 
@@ -201,10 +204,55 @@ def test_a_record_by_hand():
     assert found.correlation(plane) == pytest.approx(np.corrcoef(measured, predicted)[0, 1])
     assert found.rises() == (pytest.approx(0.75), pytest.approx((0.5 + 0 + 1 + 0) / 4))
     assert found.steeper() == 1  # 1 > 0.5, but 0.5 < 1
-    assert "suspect" in found.answer()
+    assert found.by_chance() == pytest.approx(1 - (2 / 3) ** 2)
+    assert "1 of 2 cannot be told from chance" in found.answer()
+    assert "uspect" not in found.answer()  # a half is more than a third
     flat = by_hand(planes=(plane.model_copy(update={"loss": ((1.0,) * 3,) * 3}),))
     assert flat.correlation(flat.planes[0]) is None
     assert flat.signs_right(flat.planes[0]) == 0
+
+
+def steep(k, n, **changes):
+    """A record of n samples whose loss rises by 1 along r, and for k of them by 2 along the gradient, else by 0.9."""
+    ups = ((0.0, 0.0, 2.0),) * k + ((0.0, 0.0, 0.9),) * (n - k)
+    ways = {"along_gradient": ups, "along_random": ((-1.0, 0.0, 1.0),) * n}
+    return by_hand(**{"n": n, "planes": (), "l1": (1.0,) * n, "on_random": (0.0,) * n} | ways | changes)
+
+
+@pytest.mark.parametrize(("k", "n", "told", "suspected"), [(20, 60, False, True), (24, 60, False, False),
+                                                            (30, 60, True, False), (3, 3, True, False),
+                                                            (2, 2, False, False)])  # fmt: skip
+def test_chance_is_a_third_at_most(k, n, told, suspected):
+    found = steep(k, n)
+    exact = sum(math.comb(n, i) * (1 / 3) ** i * (2 / 3) ** (n - i) for i in range(k, n + 1))
+    assert found.by_chance() == pytest.approx(exact)
+    assert (exact <= 0.05) == told
+    assert ("cannot be told from chance" not in found.answer()) == told
+    assert ("Suspect" in found.answer()) == suspected
+
+
+def test_of_three_directions_alike_the_first_is_the_steepest_for_a_third():
+    """What the loss rises by along the gradient, r and −r is drawn alike."""
+    draw = np.random.default_rng(0)
+    ends = draw.standard_normal((3, 3000))
+    gradient = tuple((0.0, 0.0, float(v)) for v in ends[0])
+    across = tuple((float(a), 0.0, float(b)) for a, b in zip(*ends[1:], strict=True))
+    found = steep(0, 3000, along_gradient=gradient, along_random=across)
+    assert found.steeper() / 3000 == pytest.approx(1 / 3, abs=0.03)
+    assert 2 * found.steeper() < 3000
+
+
+def test_samples_that_are_not_finite_are_left_out():
+    lost = {"along_gradient": ((0.0, 0.0, 2.0), (0.0,) * 3), "along_random": ((-1.0, 0.0, 1.0), (0.0,) * 3)}
+    found = steep(1, 2, not_finite=1, **lost)
+    assert found.rises() == (2.0, 0.0)
+    assert "on average over 1 samples" in found.answer()
+    assert found.headline()["steeper along ∇CE"] == "1 of 1"
+    none = steep(0, 1, not_finite=1, along_gradient=((0.0,) * 3,), along_random=((0.0,) * 3,), l1=(0.0,))
+    assert none.answer().startswith("Not finite")
+    assert "Nothing moves" not in none.answer()
+    assert set(none.headline().values()) == {"–"}
+    assert none.views()
 
 
 def test_what_a_record_shows_is_what_it_holds():

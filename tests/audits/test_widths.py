@@ -91,8 +91,9 @@ def test_of_equally_strong_widths_the_nearest_to_one_is_named():
 
 def test_the_answer_names_what_would_mislead():
     assert record(((), 0), ((), 0), ((), 0), correct=0).answer().startswith("Nothing to attack")
-    assert "no better than chance among 2 classes" in BY_HAND.answer()
-    assert "no better than chance" not in record(((), 0), ((), 0), ((), 0), correct=10).answer()
+    assert "among 2 classes this cannot be told from chance" in BY_HAND.answer()
+    assert "no better than chance among 2 classes" in record(((), 0), ((), 0), ((), 0), correct=4).answer()
+    assert "chance" not in record(((), 0), ((), 0), ((), 0), correct=10).answer()
 
 
 @pytest.mark.parametrize("options", [{}, {"encoder": "frames", "time_steps": 3}], ids=str)

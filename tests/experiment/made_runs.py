@@ -27,10 +27,10 @@ def lines_of(outcome):
 def write_evaluation(folder, outcome):
     """An evaluation's folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / HEADER_FILE).write_text(outcome.header.model_dump_json(indent=2))
-    (folder / ROWS_FILE).write_text("".join(line + "\n" for line in lines_of(outcome)))
+    (folder / HEADER_FILE).write_text(outcome.header.model_dump_json(indent=2), encoding="utf-8")
+    (folder / ROWS_FILE).write_text("".join(line + "\n" for line in lines_of(outcome)), encoding="utf-8")
     if outcome.doubts is not None:
-        (folder / DOUBTS_FILE).write_text(outcome.doubts.model_dump_json())
+        (folder / DOUBTS_FILE).write_text(outcome.doubts.model_dump_json(), encoding="utf-8")
     return folder
 
 
@@ -47,9 +47,9 @@ def write_run(folder, *, seed=0, defence="at", evaluations=("standard-Linf-0.1",
     """A run with record, weights, log and these evaluations, ``changes`` as for ``made.outcome``; its folder."""
     code = write_weights(folder / "weights.safetensors", seed, time_steps)
     record = Experiment.of(data="digits", defence=defence, time_steps=time_steps, seed=seed)
-    (folder / "experiment.yaml").write_text(record.yaml())
+    (folder / "experiment.yaml").write_text(record.yaml(), encoding="utf-8")
     log = {"epoch": 1, "loss": 0.5, "seconds": 1.0, "validation_accuracy": 0.9}
-    (folder / "log.jsonl").write_text(json.dumps(log) + "\n")
+    (folder / "log.jsonl").write_text(json.dumps(log) + "\n", encoding="utf-8")
     for name in evaluations:
         options = {"seed": 7, "suite": "standard", "data": "digits test", "versions": made.VERSIONS} | changes
         given = {
@@ -75,20 +75,20 @@ def relabelled(outcome, header):
 def change_line(folder, number, change):
     """Change one parsed line of an evaluation in place."""
     path = folder / ROWS_FILE
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     row = json.loads(lines[number])
     change(row)
     lines[number] = json.dumps(row)
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def change_header(folder, **changes):
     """Change fields of an evaluation's header."""
     path = folder / HEADER_FILE
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 def attacked(folder):
     """The number of the first line with attempts."""
-    lines = (folder / ROWS_FILE).read_text().splitlines()
+    lines = (folder / ROWS_FILE).read_text(encoding="utf-8").splitlines()
     return int(np.flatnonzero([bool(json.loads(line)["attempts"]) for line in lines])[0])

@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from tests.experiment.made_runs import attacked, change_header, change_line, write_evaluation, write_run, write_weights
 from tests.report import made
 
+from robustspike.attacks import SUITES
+from robustspike.balls import L2, Linf
 from robustspike.checkpoints import CheckpointError
+from robustspike.evaluate.settings import member_of
 from robustspike.experiment.index import (
     comparable,
     compared,
@@ -16,10 +20,11 @@ from robustspike.experiment.index import (
     own_comparison,
     read_run,
 )
-from robustspike.results import HEADER_FILE, ROWS_FILE, Member, ResultError, comparison_table, load_outcome
+from robustspike.results import HEADER_FILE, ROWS_FILE, Member, ResultError, comparison_table, load_outcome, mcnemar
 from robustspike.results.files import reading_once
 
 NAME = "standard-Linf-0.1"
+OTHERS = "-FGSM-R-FGSM-PGD-10"  # the attacks of made.MEMBERS, which are in no published suite "standard"
 
 
 @pytest.fixture
@@ -51,7 +56,7 @@ def test_an_entry_has_the_figures_of_the_rows_and_the_network_of_the_weights(run
     assert entry.header == outcome.header
     assert (entry.network, entry.defence, entry.architecture) == ("AT", "at", "digits-cnn")
     assert (entry.time_steps, entry.parameters, entry.checkpoint) == (2, 58634, "last")
-    assert (entry.run, entry.page, entry.suite, entry.evaluation) == ("b", "b/report.html", "standard", NAME)
+    assert (entry.run, entry.page, entry.suite, entry.evaluation) == ("b", "b/report.html", f"standard{OTHERS}", NAME)
     assert entry.doubts is None
     assert read(run).recorded
     assert read(run).lacks == read(run).unread == ()
@@ -68,20 +73,60 @@ def test_paths_are_as_seen_from_the_leaderboard(run, tmp_path):
     assert read_run(run, tmp_path / "pages" / "x").entries[0].page == "../../runs/b/report.html"
 
 
+def listed(suite):
+    """The members of a suite as a header lists them."""
+    return tuple(map(member_of, suite.attacks))
+
+
+@pytest.mark.parametrize("ball", [Linf(0.1), L2(0.5)])
+@pytest.mark.parametrize("name", ["standard", "liu2024", "autoattack"])
+def test_a_published_suite_is_named_as_such(tmp_path, name, ball):
+    folder = write_run(tmp_path / "r", suite=name, norm=ball.norm, eps=ball.eps, members=listed(SUITES[name](ball)))
+    assert (only(folder).suite, only(folder).standing) == (name, "ranked")
+
+
 @pytest.mark.parametrize(
-    ("name", "header", "suite"),
+    ("name", "members", "suite"),
     [
-        ("liu2024-Linf-0.03137", {"suite": "liu2024", "eps": 8 / 255}, "liu2024"),
-        ("liu2024-PGD-20-1a2b3c-Linf-0.1-n100-best", {"suite": "liu2024"}, "liu2024-PGD-20"),
-        ("PGD-10-FGSM-rga-1a2b3c-Linf-0.1", {"suite": "PGD-10+FGSM rga"}, "PGD-10+FGSM rga"),
-        ("mine", {"suite": "liu2024"}, "liu2024"),
-        ("other-Linf-0.1", {"suite": "liu2024"}, "liu2024"),
-        ("custom-Linf-nan", {"suite": "custom", "eps": float("nan")}, "custom"),
+        ("liu2024", listed(SUITES["liu2024"](0.1, steps=(20,))), "liu2024-PGD-20"),
+        ("liu2024", listed(SUITES["liu2024"](0.1))[:-1], "liu2024, changed"),
+        ("liu2024", listed(SUITES["liu2024"](0.1))[::-1], "liu2024, changed"),
+        ("liu2024", listed(SUITES["liu2024"](0.1, early_stop=False)), "liu2024, changed"),
+        ("standard", listed(SUITES["luu2025_sound"](0.1)), "standard-FGSM-PGD-7"),
+        ("standard", listed(SUITES["liu2024"](0.1)), "standard-FGSM-R-FGSM-PGD-10-3-more"),
+        ("PGD-10+FGSM rga", made.MEMBERS, "PGD-10+FGSM rga"),
+        ("custom", made.MEMBERS, "custom"),
     ],
 )
-def test_a_suite_is_named_with_its_changed_attacks(tmp_path, name, header, suite):
-    folder = write_run(tmp_path / "r", evaluations=(name,), **header)
-    assert only(folder).suite == suite
+def test_a_suite_with_other_attacks_is_never_named_as_the_published_one(tmp_path, name, members, suite):
+    """Whatever the folder is called."""
+    folder = write_run(tmp_path / "r", evaluations=(f"{name}-Linf-0.1",), suite=name, members=members)
+    assert (only(folder).suite, only(folder).standing) == (suite, "ranked")
+
+
+@pytest.mark.parametrize("changes", [{"eps": 0.3}, {"eps": 0.05}, {"norm": "L2"}])
+def test_a_header_edited_to_another_ball_is_not_verified(tmp_path, changes):
+    folder = write_run(tmp_path / "r", members=listed(SUITES["standard"](0.1)))
+    change_header(folder / "attacks" / NAME, **changes)
+    assert only(folder).standing == "unverified"
+    assert "is set to Linf ε = 0.1" in only(folder).reason
+
+
+@pytest.mark.parametrize(
+    ("number", "field", "value"),
+    [
+        (0, "attack", "APGD-CE-1000"), (0, "estimator", "RGA"), (0, "kind", "noise"), (0, "steps", 1000),
+        (0, "caveat", "it is too strong"), (5, "kind", "white-box"), (5, "caveat", "it does not count"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("suite", ["standard", "mine"])
+def test_a_published_attack_under_another_name_is_not_verified(tmp_path, suite, number, field, value):
+    members = list(listed(SUITES["standard"](0.1)))
+    true = getattr(members[number], field)
+    members[number] = members[number].model_copy(update={field: value})
+    entry = only(write_run(tmp_path / "r", suite=suite, members=tuple(members)))
+    assert entry.standing == "unverified"
+    assert f"has the {field} {true!r}, not {value!r}" in entry.reason
 
 
 def test_the_best_checkpoint_is_another_file(run):
@@ -323,7 +368,7 @@ def test_damaged_audits_are_said(run):
 def test_an_unfinished_evaluation_does_not_hide_a_finished_one(run):
     outcome = load_outcome(run / "attacks" / NAME)
     write_evaluation(run / "attacks" / "larger", outcome)
-    change_header(run / "attacks" / "larger", n=400, eps=0.3)
+    change_header(run / "attacks" / "larger", n=400)
     found = read(run)
     assert [(e.evaluation, e.standing) for e in found.entries] == [("larger", "unfinished"), (NAME, "ranked")]
     shown = own_comparison(found)
@@ -458,16 +503,32 @@ def test_rows_are_read_once_for_index_page_and_comparison(several, monkeypatch):
 
 
 def test_evaluations_of_the_same_data_must_have_the_same_samples(several):
-    """One of four says that another image has another label; of two that differ, nobody knows which is right."""
-    for name in "abc":
-        write_run(several / f"{name}2", seed=7, defence="gr")
+    """One says that another image was attacked; which is right nobody knows, however many there are of each."""
+    assert len(leaderboard(runs_in(several)).groups) == 2
     change_line(several / "b" / "attacks" / NAME, 0, lambda row: row.update(sample=99))
     runs = runs_in(several)
     board = leaderboard(runs)
-    [entry] = board.unranked
-    assert entry.run == "b"
-    assert entry.reason == "its samples and labels are not those of most evaluations here that name the same data"
-    assert entry.robust is None
+    assert board.groups == ()
+    assert {e.run for e in board.unranked} == {"a", "b", "c", "other"}
+    assert all("which are right is not known" in e.reason for e in board.unranked)
+    assert all(e.clean is e.robust is None for e in board.unranked)
     assert several / "b" not in [run.folder for run in comparable(runs)[1]]
-    two = [run for run in runs if run.folder.name in "ab"]
-    assert {e.run for e in leaderboard(two).unranked} == {"a", "b"}
+
+
+def test_ranks_are_tested_on_the_rows(several):
+    [places, _] = [group.places for group in leaderboard(runs_in(several)).groups]
+    first, *others = [load_outcome(several / place.entry.run / "attacks" / NAME) for place in places]
+    assert [place.p for place in places] == [None, *(mcnemar(first, other).p for other in others)]
+
+
+def test_files_are_read_as_utf_8_wherever(run, monkeypatch):
+    """Not in the encoding that the system prefers."""
+    (run / "attacks" / NAME / "doubts.json").write_text(made.doubts(True).model_dump_json(), encoding="utf-8")
+    path = run / "attacks" / NAME / HEADER_FILE
+    header = json.loads(path.read_text(encoding="utf-8")) | {"model": "réseau"}
+    path.write_text(json.dumps(header, ensure_ascii=False), encoding="utf-8")
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, encoding=None: read_text(self, encoding=encoding or "latin-1"))
+    outcome = load_outcome(path.parent)
+    assert outcome.header.model == "réseau"
+    assert outcome.doubts == made.doubts(True)

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from tests.report import made
 from tests.report.page_reader import Page, squeezed
@@ -69,7 +70,7 @@ def test_a_table_for_each_group_with_every_figure(page):
         "Masking checks": "not run", "Architecture": "digits-cnn", "Defence": "at", "T": "4", "Parameters": "58 634",
         "Gradient evaluations": "123 456", "Queries": "0", "n": "100", "Seed": "3", "Evaluation": "standard-Linf-0.1",
     }  # fmt: skip
-    assert second["Worst case, at most"] == f"{rate(45, 100)}≈ overlaps with the first"
+    assert second["Worst case, at most"] == f"{rate(45, 100)}the intervals overlap"
     assert second["Network"] == "SR*runs/SR*, best checkpoint"
     assert second["Masking checks"] == "✗ zero gradients, more ε (2 of 9 failed)"
     assert third["Worst case, at most"] == str(rate(3, 100))
@@ -83,7 +84,23 @@ def test_every_table_says_under_what_and_that_it_is_an_upper_bound(page):
         "standard-Linf-0.1. The worst case is an upper bound under this suite."
     )
     assert all("upper bound" in caption for caption in captions)
-    assert "≈: the 95 % interval overlaps with the first's" in " ".join(p.text for p in page.all("p"))
+    assert "The intervals overlap: with the first's, which is no test." in " ".join(p.text for p in page.all("p"))
+
+
+def test_p_is_beside_the_worst_case():
+    """Of 100 samples, 5 more fall and none less: p = 2/2⁵; 10: 2/2¹⁰."""
+    entries = [
+        entry(name, n, samples="s", stands=np.packbits(np.arange(100) < n).tobytes().hex())
+        for name, n in (("a", 50), ("b", 45), ("c", 40))
+    ]
+    page = Page(index_html(leaderboard_of("t", entries)))
+    shown = [row["Worst case, at most"].removeprefix(str(rate(n, 100))) for row, n in zip(
+        rows_of(page, page.all("table")[0]), (50, 45, 40), strict=True
+    )]  # fmt: skip
+    assert shown == ["", "≈ p = 0.062 against the first", "p = 0.002 against the first"]
+    text = " ".join(p.text for p in page.all("p"))
+    assert "McNemar's exact test, two-sided, uncorrected" in text
+    assert "≈: p > 0.05, so these samples do not tell the two apart" in text
 
 
 def test_a_caveat_is_explained():

@@ -288,7 +288,7 @@ def test_one_network_without_curve():
 
 
 def test_missing_figures_are_marked():
-    comparison, _ = made.comparison(2, survivors_only=True)
+    comparison, _ = made.comparison(2)
     summary = comparison.networks[1].summary.model_copy(update={"by_attack": {}})
     page = Page(html_of(replaced(comparison, 1, summary=summary)))
     _, rows = page.tables()[0]

@@ -14,7 +14,8 @@ from robustspike.report import html_of
 from robustspike.report.breaks import MISCLASSIFIED, STANDING, breaks_bars, breaks_table, by_estimator, first_breaks
 from robustspike.report.sections import audit_names
 from robustspike.report.settings import differing
-from robustspike.results import AUDIT_RECORDS
+from robustspike.report.words import contradictions
+from robustspike.results import AUDIT_RECORDS, Audited, Rate, rate
 from robustspike.results.trends import trend
 
 
@@ -322,3 +323,25 @@ def test_ten_networks_with_ten_audits_stay_affordable():
     assert time.process_time() - start < 20  # seconds; 5 where nothing else runs
     assert text.count("<svg") > 320
     assert len(text.encode()) < 3_000_000
+
+
+def test_an_audit_whose_attack_leaves_less_than_the_suite_is_said_in_the_verdict():
+    network = made.comparison(1)[0].networks[0]
+    s = network.summary
+
+    class Weaker(Audited):
+        title, about, page = "Weaker?", "About.", "docs/audits/weaker.md"
+        left: Rate
+
+        def left_standing(self):
+            return self.left
+
+    def said(successes, n=s.robust.n, eps=s.header.eps):
+        one = Weaker(n=n, seed=0, under=f"PGD-10, L∞ ε = {eps:.4g}", left=rate(successes, n))
+        return contradictions(network.model_copy(update={"audits": {"weaker": one}}))
+
+    robust = round(s.robust.value * s.robust.n)
+    assert said(robust - 1)[0].startswith("The attack of the audit weaker leaves only ")
+    assert not said(robust)
+    assert not said(0, n=s.robust.n + 1)
+    assert not said(0, eps=2 * s.header.eps)

@@ -8,7 +8,7 @@ import torch
 from tests.conftest import small_snn
 from tests.report import made
 
-from robustspike.attacks import PGD, GaussianNoise, fgsm, rfgsm
+from robustspike.attacks import FAB, PGD, GaussianNoise, Transfer, fgsm, rfgsm
 from robustspike.balls import L2, Linf
 from robustspike.data import Split
 from robustspike.evaluate import evaluate
@@ -77,7 +77,9 @@ def test_any_ball_and_none(ball):
     labels = model(IMAGES.images).argmax(1)
     outcome = evaluate(model, Split(IMAGES.images, labels), [PGD(ball, 2)], doubts=0, progress=False)
     assert faults(outcome, classes=4) == ()
-    free = dataclasses.replace(outcome, header=outcome.header.model_copy(update={"eps": float("nan")}))
+    members = tuple(one.model_copy(update={"settings": "Mine(size=2)"}) for one in outcome.header.members)
+    header = outcome.header.model_copy(update={"eps": float("nan"), "members": members})
+    free = dataclasses.replace(outcome, header=header)
     if ball.norm == "Linf":
         assert faults(free, classes=4) == ()
     assert "moved further than ε = nan" in faults(changed(free, 0, 0, distance=1.1), classes=4)[0]
@@ -96,7 +98,47 @@ def test_members_with_a_caveat_are_tried_on_every_correct_sample():
     assert "not tried on just the samples" in faults(without(whole, one, 2), CLASSES)[0]
 
 
+@pytest.mark.parametrize("attack", [FAB(Linf(0.0), 2), PGD(Linf(0.0), 2)])
+def test_without_a_radius_no_gradient_is_needed(attack):
+    model = small_snn().eval()
+    labels = model(IMAGES.images).argmax(1)
+    outcome = evaluate(model, Split(IMAGES.images, labels), [attack], doubts=0, progress=False)
+    assert faults(outcome, classes=4) == ()
+
+
 # --- what they do not write
+
+
+@pytest.mark.parametrize("ball", [Linf(0.2), L2(1.0)])
+@pytest.mark.parametrize("changes", [{"eps": 0.3}, {"eps": 0.1}, {"eps": float("nan")}, {"norm": "other"}])
+def test_a_header_of_another_ball_than_its_members(ball, changes):
+    """A larger ε, a smaller one, none, another norm: the settings of the members tell."""
+    changes = {"norm": "L2" if ball.norm == "Linf" else "Linf"} if "norm" in changes else changes
+    model = small_snn().eval()
+    attacks = [PGD(ball, 2), Transfer(PGD(ball, 3), small_snn()), GaussianNoise(ball)]
+    outcome = evaluate(
+        model, Split(IMAGES.images, model(IMAGES.images).argmax(1)), attacks, doubts=0, progress=False
+    )  # fmt: skip
+    assert faults(outcome, classes=4) == ()
+    header = outcome.header.model_copy(update=changes)
+    said = f"the header says {header.norm} ε = {header.eps!r}, but PGD-2 is set to {ball.norm} ε = {ball.eps!r}"
+    assert faults(dataclasses.replace(outcome, header=header), classes=4)[0] == said
+
+
+def with_members(outcome, **changes):
+    """The outcome with fields of every member set."""
+    members = tuple(member.model_copy(update=changes) for member in outcome.header.members)
+    return dataclasses.replace(outcome, header=outcome.header.model_copy(update={"members": members}))
+
+
+def test_no_sample_withstands_a_gradient_attack_without_a_gradient(outcome):
+    sample = standing(outcome)
+    unused = changed(outcome, sample, 3, gradients=0)
+    expected = (f"a sample withstood a gradient attack that evaluated no gradient (sample {sample})",)
+    assert faults(unused, CLASSES) == faults(with_members(unused, kind="one-step"), CLASSES) == expected
+    for other in ({"kind": "black-box"}, {"kind": "noise"}, {"estimator": "–"}):
+        assert faults(with_members(unused, **other), CLASSES) == ()
+    assert faults(changed(outcome, *broken(outcome), gradients=0), CLASSES) == ()  # broken before the first gradient
 
 
 @pytest.mark.parametrize(

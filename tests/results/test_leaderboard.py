@@ -1,9 +1,12 @@
 """Leaderboards: who is ranked against whom, in which order, and what is said of ties and of what is left out."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 from tests.report import made
 
-from robustspike.results import Member, rate
+from robustspike.results import Member, mcnemar, rate
 from robustspike.results.leaderboard import Entry, Leaderboard, Missing, alike, leaderboard_of, masking
 
 
@@ -28,17 +31,78 @@ def test_the_most_robust_is_first_whatever_the_order():
 
 def test_equal_worst_cases_share_a_rank_and_clean_accuracy_orders_them():
     board = leaderboard_of("t", [entry("a", 50, 80), entry("b", 50, 90), entry("c", 10), entry("d", 10)])
-    assert placed(board) == [[(1, "b", False), (1, "a", True), (3, "c", False), (3, "d", False)]]
+    assert placed(board) == [[(1, "b", False), (1, "a", False), (3, "c", False), (3, "d", False)]]
 
 
-def test_a_tie_is_an_interval_that_overlaps_with_the_firsts():
+def flagged(name, flags, **fields):
+    """An entry of samples that are robust or not."""
+    stands = np.packbits(np.array(flags, dtype=bool)).tobytes().hex()
+    return entry(name, int(sum(flags)), n=len(flags), clean=len(flags), stands=stands, **{"samples": "s"} | fields)
+
+
+def several_flags():
+    """One network, and others that lose 3, 6 and 12 of its 20 robust samples of 21 and win none."""
+    return [[k < 20 - lost for k in range(21)] for lost in (0, 3, 6, 12)]
+
+
+def test_a_tie_is_what_mcnemars_test_does_not_tell_apart():
+    """Of 3 samples all lost: p = 2/2³ = 0.25; of 6: 2/2⁶ = 0.03, though the intervals overlap; of 12: 2/2¹²."""
+    entries = [flagged(name, flags) for name, flags in zip("abcd", several_flags(), strict=True)]
+    [group] = leaderboard_of("t", entries[::-1]).groups
+    assert [(place.p, place.tie) for place in group.places] == [
+        (None, False),
+        (0.25, True),
+        (2**-5, False),
+        (2**-11, False),
+    ]
+    assert group.places[2].entry.robust.high > group.places[0].entry.robust.low
+    assert not any(place.overlaps for place in group.places)
+    column = group.table().columns.index("against the first")
+    assert [row[column] for row in group.table().rows] == ["–", "≈ p = 0.25", "p = 0.031", "p = 0.00049"]
+    assert "McNemar's exact test, two-sided, uncorrected" in group.table().note
+    assert "≈: p > 0.05, so these samples do not tell the two apart" in group.table().note
+    assert "overlap" not in str(group.table())
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 33])
+def test_p_is_that_of_the_test_on_the_rows(n):
+    outcomes = [made.outcome(seed, n, strength) for seed, strength in ((1, 0.3), (2, 0.6))]
+    same = [dataclasses.replace(one, labels=one.clean * 0, clean=1 - one.correct.astype(int)) for one in outcomes]
+    first, other = sorted(same, key=lambda one: -one.robust.sum())
+    [group] = leaderboard_of("t", [flagged("a", first.robust), flagged("b", other.robust)]).groups
+    assert group.places[1].p == mcnemar(first, other).p
+
+
+def test_without_rows_it_is_only_said_that_intervals_overlap():
     """Clopper-Pearson at n = 100: 50 is [39.8, 60.2]; 40 reaches 50.3, 30 only 40.0 and 29 only 38.9."""
     board = leaderboard_of("t", [entry("first", 50), entry("over", 40), entry("touching", 30), entry("below", 29)])
-    assert placed(board) == [[(1, "first", False), (2, "over", True), (3, "touching", True), (4, "below", False)]]
-    assert "≈: the 95 % interval overlaps with the first's" in board.groups[0].table().note
-    assert board.groups[0].table().rows[1][0] == "2 ≈"
-    alone = leaderboard_of("t", [entry("first", 50), entry("below", 29)])
-    assert "≈" not in str(alone.groups[0].table())
+    [places] = [group.places for group in board.groups]
+    assert [place.remark for place in places] == ["", "the intervals overlap", "the intervals overlap", ""]
+    assert not any(place.tie for place in places)
+    note = board.groups[0].table().note
+    assert "The intervals overlap: with the first's, which is no test." in note
+    assert "tell" not in note
+    one, other = several_flags()[:2]
+    for fields in ({"stands": ""}, {"samples": ""}):
+        [group] = leaderboard_of("t", [flagged("a", one), flagged("b", other).model_copy(update=fields)]).groups
+        assert (group.places[1].p, group.places[1].remark) == (None, "the intervals overlap")
+
+
+def test_copies_do_not_decide_whose_samples_are_right():
+    """Three copies against one: none is ranked; data of another name is no concern, nor is what was unverified before."""
+    copies = [entry(name, samples="forged") for name in "abc"]
+    apart = entry("e", samples="x", header={"data_fingerprint": "e" * 64})
+    board = leaderboard_of("t", [*copies, entry("d", samples="honest"), apart, entry("f", samples="")])
+    assert sorted(placed(board)) == [[(1, "e", False)], [(1, "f", False)]]
+    assert [one.network for one in board.unranked] == ["a", "b", "c", "d"]
+    assert all((one.standing, one.robust, one.clean) == ("unverified", None, None) for one in board.unranked)
+    assert board.unranked[0].reason == (
+        "its samples or labels are not those of runs/d, which names the same data; which are right is not known"
+    )
+    damaged = entry("g", samples="other", standing="unverified", reason="damaged")
+    board = leaderboard_of("t", [*copies, damaged])
+    assert placed(board) == [[(1, "a", False), (1, "b", False), (1, "c", False)]]
+    assert board.unranked == (damaged,)
 
 
 MEMBERS = made.MEMBERS

@@ -218,3 +218,52 @@ def test_json_comes_back_exactly():
 def test_networks_measured_differently_are_told():
     networks = [network("a", {"weight": 1.0}), network("b", {"weight": 2.0}, eps=0.2)]
     assert trend(networks).under.count("ε = ") == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "other", "words"),
+    [
+        ({}, {"under": "RGA"}, "The gradients were not all"),
+        ({}, {"seed": 1}, "The gradients were not all"),
+        ({}, {"l": [1.0, 3.0, 2.0]}, "The gradients were not all"),
+        ({"eps": 0.2}, {}, "The accuracies were not all"),
+        ({"eps": 0.2}, {"under": "RGA"}, "The accuracies and the gradients were not all"),
+    ],
+    ids=str,
+)
+def test_only_what_is_measured_alike_is_compared(changes, other, words):
+    values = other.pop("l", [1.0, 3.0])
+    found = gradients(values, values, values, other.pop("under", "BPTT own surrogate")).model_copy(update=other)
+    first = network("a", {"weight": 0.0}, robust=4, audits={"gradients": LARGE})
+    alike = network("b", {"weight": 0.1}, robust=24, audits={"gradients": SMALL})
+    last = network("c", {"weight": 0.2}, robust=24, audits={"gradients": found}, **changes)
+    assert "more robustness" in trend([first, alike]).answer()
+    answer = trend([first, alike, last]).answer()
+    assert words in answer
+    assert "this is no comparison" in answer
+    assert "more robustness" not in answer
+
+
+def test_the_mean_of_one_sample_has_no_interval():
+    one, two = gradients([2.0], [1.0], [0.5]), gradients([3.0], [1.0], [0.5])
+    networks = [network(str(w), {"weight": w}, audits={"gradients": g}) for w, g in ((1.0, one), (2.0, two))]
+    found = trend(networks)
+    assert (found.points[0].l1.value, found.points[0].l1.low, found.points[0].l1.high) == (2.0, None, None)
+    norms = found.views()[1]
+    assert [(line.low, line.high) for line in norms.lines] == [((), ())] * 2
+    assert norms.y_log
+    assert Trend.model_validate_json(found.model_dump_json()) == found
+    networks[1] = network("several", {"weight": 2.0}, audits={"gradients": SMALL})
+    low = trend(networks).views()[1].lines[0].low
+    assert np.isnan(low[0])
+    assert low[1] < 2.0
+
+
+def test_gradients_that_are_not_finite_are_left_out():
+    broken = SMALL.model_copy(update={"of_probability": SMALL.of_probability.model_copy(update={"not_finite": 1})})
+    first = network("a", {"weight": 0.0}, robust=4, audits={"gradients": LARGE})
+    last = network("b", {"weight": 0.1}, robust=24, audits={"gradients": broken})
+    found = trend([first, last])
+    assert found.points[1].l1 is None
+    assert "Not finite, and left out: gradients of b." in found.views()[0].note
+    assert "more robustness" not in found.answer()

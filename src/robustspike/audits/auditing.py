@@ -15,7 +15,7 @@ from rich.progress import Progress, TaskID
 from torch import nn
 
 from robustspike.attacks import Attack, Suite
-from robustspike.attacks.suites import standard
+from robustspike.attacks.suites import autoattack, standard
 from robustspike.audits.batches import Watch
 from robustspike.audits.reporting import AuditReport
 from robustspike.balls import Linf
@@ -25,6 +25,7 @@ from robustspike.data.stratify import stratified
 from robustspike.evaluate import evaluate
 from robustspike.evaluate.settings import as_suite, check_data
 from robustspike.gradients import Estimator
+from robustspike.neurons import spiking_layers
 from robustspike.progress import progress_bar
 from robustspike.results import Audited, Budget, Network, Outcome, ResultError
 from robustspike.results.audits.files import AUDIT_FILE, AuditHeader, read_audit_header, read_audits
@@ -66,7 +67,8 @@ def audit(
     Args:
         model: x [N, ...] in [0, 1] to logits [N, K]; on its own device, in evaluation mode meanwhile, left as it was.
         data: images and labels.
-        attacks: what the robust accuracy is measured under; None: ``suites.standard(eps)``; an outcome: that evaluation.
+        attacks: what the robust accuracy is measured under; None: ``suites.standard(eps)``, or ``autoattack`` where there
+            are no spiking layers; an outcome: that evaluation.
         eps: L∞ radius in pixel units, of the suite and of the attacks that audits make.
         audits: names in :data:`AUDITS`; None: all.
         samples: so many samples, stratified by class; None: all.
@@ -105,7 +107,7 @@ def audit(
     }  # fmt: skip
     name = model_name or type(model).__name__
     header = _header(model, part, shared, own, name, data_name)
-    suite, notes = _suite(attacks, header)
+    suite, notes = _suite(attacks, header, standard if spiking_layers(model) else autoattack)
     check_data(model, part)
     done, damaged = ({}, {}) if folder is None else _claimed(folder, header, resume)
     outcome = suite if isinstance(suite, Outcome) else evaluate(
@@ -167,10 +169,10 @@ def _header(
     )  # fmt: skip
 
 
-def _suite(attacks: Any, header: AuditHeader) -> tuple[Suite | Outcome, list[str]]:
+def _suite(attacks: Any, header: AuditHeader, usual: Callable[[float], Suite]) -> tuple[Suite | Outcome, list[str]]:
     """What the accuracy is measured under, or an evaluation of the same weights, and in what that differs."""
     if not isinstance(attacks, Outcome):
-        return standard(header.eps) if attacks is None else as_suite(attacks), []
+        return usual(header.eps) if attacks is None else as_suite(attacks), []
     theirs = attacks.header
     if theirs.weights_fingerprint != header.weights_fingerprint:
         raise ResultError(
@@ -195,6 +197,10 @@ def _claimed(folder: Path, header: AuditHeader, resume: bool) -> tuple[dict[str,
     no_difference = {"versions", "batch_size", "model", "data"}
     mine, there = header.model_dump(exclude=no_difference), theirs.model_dump(exclude=no_difference)
     if differing := [name for name in mine if mine[name] != there[name]]:
+        if "settings" in differing:
+            one, other = mine["settings"], there["settings"]
+            names = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
+            differing = [*(name for name in differing if name != "settings"), *names]
         raise ResultError(f"{folder} holds another audit: {', '.join(differing)} differ; choose another folder")
     return read_audits(folder)
 

@@ -64,7 +64,7 @@ def audit_command(
 ) -> None:
     """Audit a trained network: its worst case, its gradients, what they hide, and a page that shows it all.
 
-    Records go to RUN/audits, the evaluation to RUN/attacks; what is there is used again.
+    Records go to RUN/audits, the evaluation to RUN/attacks. With --resume what is there is used, and other audits are added.
 
     [bold]Examples[/bold]
 
@@ -81,8 +81,9 @@ def audit_command(
             raise ValueError(f"there is no audit {name!r}; {near(name, AUDITS)}")
     spend = parse_budget(budget) if budget else Budget()
     reports = []
-    for folder in (run, *(compare or ())):
-        radius = default_eps(read_experiment(folder).data) if eps is None else eps
+    experiments = {folder: read_experiment(folder) for folder in (run, *(compare or ()))}
+    for folder, experiment in experiments.items():
+        radius = default_eps(experiment.data) if eps is None else eps
         report = audit_run(
             folder, audits=audit, suite=make_suite(radius, suite), eps=radius, samples=samples, checkpoint=checkpoint,
             data=data, estimator=None if estimator is None else parse_estimator(estimator), resume=resume, seed=seed,
@@ -90,7 +91,7 @@ def audit_command(
         )  # fmt: skip
         reports.append(report)
         _tell(report)
-    _write(reports, [run, *(compare or ())], out or run / "report.html")
+    _write(reports, list(experiments), out or run / "report.html")
 
 
 def _tell(report: AuditReport) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from robustspike.attacks import Suite
-from robustspike.attacks.suites import standard
+from robustspike.attacks.suites import describe_estimator, standard
 from robustspike.audits import AuditReport
 from robustspike.audits import audit as audit_model
 from robustspike.balls import Linf
@@ -23,7 +24,9 @@ from robustspike.results.audits.files import AUDIT_FILE, read_audit_header, read
 AUDITED = "audits"
 
 
-def audit_folder(run: str | Path, eps: float | str, n: int, seed: int = 0, checkpoint: str = "last") -> Path:
+def audit_folder(
+    run: str | Path, eps: float | str, n: int, seed: int = 0, checkpoint: str = "last", estimator: Estimator | None = None
+) -> Path:
     """Where an audit of a run lies.
 
     Example:
@@ -31,6 +34,8 @@ def audit_folder(run: str | Path, eps: float | str, n: int, seed: int = 0, check
         'runs/b/audits/Linf-0.03137-n100'
     """
     parts = [f"Linf-{Linf(eps).eps:.4g}-n{n}", *([checkpoint] if checkpoint != "last" else [])]
+    if estimator is not None:
+        parts.append(re.sub(r"[^A-Za-z0-9.]+", "-", describe_estimator(estimator)).strip("-"))
     return Path(run) / AUDITED / "-".join([*parts, *([f"seed{seed}"] if seed else [])])
 
 
@@ -62,7 +67,8 @@ def audit(
         eps: L∞ radius of the audits in pixel units; None: the recipe's.
         samples: so many test samples, stratified by class.
         checkpoint, data, accelerator: as in :func:`attack`.
-        estimator, options, resume, seed, batch_size, budget, doubts, progress: see :func:`robustspike.audit`.
+        estimator, options, resume, batch_size, budget, doubts, progress: see :func:`robustspike.audit`.
+        seed: of all random draws; the samples are always the same, those that ``attack`` takes.
 
     Raises:
         CheckpointError, ResultError, ValueError: see :func:`attack` and :func:`robustspike.audit`.
@@ -71,7 +77,7 @@ def audit(
     radius = Linf(default_eps(experiment.data) if eps is None else eps).eps
     model = load_model(Path(run) / chosen("checkpoint", checkpoint, CHECKPOINTS)).to(device(accelerator))
     whole = load_data(experiment, data, samples)
-    place = audit_folder(run, radius, len(whole.test), seed, checkpoint)
+    place = audit_folder(run, radius, len(whole.test), seed, checkpoint, estimator)
     if (place / AUDIT_FILE).exists() and not resume:
         raise ResultError(f"{place} holds an audit already; go on with it (--resume), or delete it first")
     if isinstance(suite, Outcome):

@@ -6,13 +6,19 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from robustspike.attacks import SUITES
+from robustspike.balls import BALLS
 from robustspike.checkpoints import CheckpointError, fingerprint, load_model
+from robustspike.evaluate.settings import member_of
 from robustspike.experiment.runs import CHECKPOINTS, EVALUATIONS
-from robustspike.results import Header, Outcome, ResultError, load_outcome, read_rows
+from robustspike.results import Header, Member, Outcome, ResultError, load_outcome, read_rows
 from robustspike.results.checking import faults
 from robustspike.results.leaderboard import Entry, Standing
 
@@ -77,18 +83,60 @@ class Checkpoints:
         return f"it is of other weights than those that are in the folder now{made}; evaluate again"
 
 
-def suite_name(evaluation: str, header: Header) -> str:
-    """The suite with its changed attacks, as the name of the folder says; only the suite for a folder named otherwise.
+@lru_cache(maxsize=64)
+def published(norm: str, eps: float) -> Mapping[str, tuple[Member, ...]]:
+    """The members of each published suite that there is on this ball, as headers list them; empty for other balls.
+
+    Example:
+        >>> [member.attack for member in published("Linf", 0.1)["luu2025_sound"]]
+        ['FGSM', 'PGD-7']
+    """
+    found: dict[str, tuple[Member, ...]] = {}
+    for name, suite in SUITES.items() if norm in BALLS else ():
+        try:
+            found[name] = tuple(map(member_of, suite(BALLS[norm](eps)).attacks))
+        except ValueError:  # no such ball, or none that the suite takes
+            continue
+    return found
+
+
+def suite_name(header: Header) -> str:
+    """The suite; where its attacks are not those of the published one of this name, with the ones that are not in it.
 
     Example:
         >>> from types import SimpleNamespace
-        >>> header = SimpleNamespace(suite="liu2024", norm="Linf", eps=0.1)
-        >>> suite_name("liu2024-PGD-20-1a2b3c-Linf-0.1-n100", header), suite_name("mine", header)
-        ('liu2024-PGD-20', 'liu2024')
+        >>> members = published("Linf", 0.1)["luu2025_sound"]
+        >>> header = SimpleNamespace(suite="luu2025_sound", norm="Linf", eps=0.1, members=members)
+        >>> suite_name(header)
+        'luu2025_sound'
+        >>> header.members = members[:1]
+        >>> suite_name(header)
+        'luu2025_sound, changed'
     """
-    plain, ball = (re.sub(r"[^A-Za-z0-9.]+", "-", text) for text in (header.suite, f"-{header.norm}-{header.eps:.4g}"))
-    found = re.match(rf"{re.escape(plain)}(.*?)(-[0-9a-f]{{6}})?{re.escape(ball)}", evaluation)
-    return header.suite + found[1] if found else header.suite
+    usual = published(header.norm, header.eps).get(header.suite, ())
+    if header.suite not in SUITES or header.members == usual:
+        return header.suite
+    known = {member.attack for member in usual}
+    names = [name for name in dict.fromkeys(member.attack for member in header.members) if name not in known]
+    if not names:
+        return f"{header.suite}, changed"
+    more = [f"{len(names) - 3} more"] if len(names) > 3 else []
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([header.suite, *names[:3], *more]))
+
+
+def renamed(header: Header) -> tuple[str, ...]:
+    """What a header says of a published attack that is not so: its name, estimator, kind, caveat or number of steps."""
+    known = {one.settings: one for members in published(header.norm, header.eps).values() for one in members}
+    found: dict[str, None] = {}
+    for member in header.members:
+        usual = known.get(member.settings, member)
+        for name in ("attack", "estimator", "kind", "caveat", "steps"):
+            says, true = getattr(member, name), getattr(usual, name)
+            if says != true:
+                found[f"{member.attack} with the settings of {usual.attack} has the {name} {true!r}, not {says!r}"] = (
+                    None
+                )
+    return tuple(found)
 
 
 def entry_of(
@@ -115,7 +163,7 @@ def entry_of(
         "run": where,
         "evaluation": evaluation,
         "header": header,
-        "suite": suite_name(evaluation, header),
+        "suite": suite_name(header),
         "defence": defence,
     }
     weights = checkpoints.of(header)
@@ -128,7 +176,7 @@ def entry_of(
     except ResultError as error:
         return Entry(**known, **_unread(folder, error))
     if outcome.finished:
-        known |= {"page": page, "samples": _hash(outcome)}
+        known |= {"page": page, "samples": _hash(outcome), "stands": np.packbits(outcome.robust).tobytes().hex()}
     return Entry(**known, done=len(outcome.samples), **_judged(outcome, weights))
 
 
@@ -149,10 +197,10 @@ def _unread(folder: Path, error: ResultError) -> Mapping[str, Any]:
 
 def _judged(outcome: Outcome, weights: tuple[str, Weights] | str) -> Mapping[str, Any]:
     """Whether an evaluation can be ranked, and the figures that can be relied on."""
-    found = faults(outcome, None if isinstance(weights, str) else weights[1].classes)
+    found = (*renamed(outcome.header), *faults(outcome, None if isinstance(weights, str) else weights[1].classes))
     if found:
         more = f"; and {len(found) - 1} more faults" if len(found) > 1 else ""
-        return {"standing": "unverified", "reason": f"its rows cannot be what it says they are: {found[0]}{more}"}
+        return {"standing": "unverified", "reason": f"it cannot be what it says it is: {found[0]}{more}"}
     if isinstance(weights, str):
         return {"standing": "unverified", "reason": weights}
     n, header, doubts = len(outcome.samples), outcome.header, outcome.doubts

@@ -32,6 +32,7 @@ from robustspike.report.views import Drawer, Drawn, split
 from robustspike.report.words import (
     applied,
     conditions,
+    contradictions,
     differences,
     doubts_of,
     epsilon,
@@ -167,7 +168,8 @@ def content(comparison: Comparison) -> dict[str, Any]:
         "contents": contents(comparison, figures, shown, sections),
         "comparison": comparison,
         "networks": networks,
-        "attacks": attacks,
+        "attacks": [name for name in attacks if any(name in n.summary.by_attack for n in networks)],
+        "contradictions": contradictions,
         "missing": any(name not in n.summary.by_attack for n in networks for name in attacks),
         "best": max(network.summary.robust.value for network in networks),
         "differences": differences(headers),

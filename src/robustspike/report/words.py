@@ -138,3 +138,18 @@ def doubts_of(network: Network) -> list[Doubt]:
         Doubt(left, [f"{n} ({m.largest_distance:.5f})" for m, n, s in members if s.distance], OUTSIDE),
     ]
     return [doubt for doubt in found if doubt.members]
+
+
+def contradictions(network: Network) -> list[str]:
+    """Which audits' own attacks leave fewer of as many samples than the worst case of the evaluation at the same ε."""
+    s = network.summary
+    left = {
+        name: rate
+        for name, one in network.audits.items()
+        if f"ε = {s.header.eps:.4g}" in one.under and (rate := one.left_standing()) is not None
+    }
+    return [
+        f"The attack of the audit {name} leaves only {percent(rate.value)} %: this suite is too weak."
+        for name, rate in left.items()
+        if s.has_worst_case and rate.n == s.robust.n and rate.value < s.robust.value
+    ]

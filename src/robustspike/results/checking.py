@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
 from robustspike.results.outcome import Outcome
+from robustspike.results.records import Header
+
+_BALL = re.compile(r"\b(Linf|L2)\(eps=([^)]+)\)")
 
 WHOLE = ("fooled", "predicted", "gradients", "queries", "zero", "nan", "restart")
 
@@ -13,10 +18,11 @@ WHOLE = ("fooled", "predicted", "gradients", "queries", "zero", "nan", "restart"
 def faults(outcome: Outcome, classes: int | None = None) -> tuple[str, ...]:
     """What no evaluation under this header could have written, one sentence each; empty for one that checks out.
 
-    The attacks are not run again. What is looked at: classes that exist; only samples classified correctly were attacked;
-    a member fooled the model exactly where its class differs from the label; whole counts; distances within
-    ε(1 + 1e-5) + 1e-6; and each member was tried on exactly the samples that the header gives it, so no attempt that
-    broke a sample can have been left out before a later one.
+    The attacks are not run again. What is looked at: each member's settings name the header's ball; classes that exist;
+    only samples classified correctly were attacked; a member fooled the model exactly where its class differs from the
+    label; whole counts; no sample withstood a gradient attack that evaluated no gradient (an ε of 0 aside); distances
+    within ε(1 + 1e-5) + 1e-6; and each member was tried on exactly the samples that the header gives it, so no attempt
+    that broke a sample can have been left out before a later one.
 
     Args:
         outcome: finished or not.
@@ -47,10 +53,40 @@ def faults(outcome: Outcome, classes: int | None = None) -> tuple[str, ...]:
         "an attempt took a time that is no number": tried & ~((seconds >= 0) & np.isfinite(seconds)),
         "a member is said to have fooled the model, or not to, against the class under attack": tried
         & (fooled != (predicted != labels)),
+        "a sample withstood a gradient attack that evaluated no gradient": tried
+        & (fooled == 0)
+        & (gradients == 0)
+        & _through_gradients(outcome.header),
         f"a sample was moved further than ε = {outcome.header.eps:.4g}": tried & ~_within(outcome, distance),
         "a member was not tried on just the samples that the header gives it": (tried != _wanted(outcome)),
     }
-    return tuple(f"{what}{_where(outcome, rows)}" for what, rows in wrong.items() if rows.any())
+    in_rows = (f"{what}{_where(outcome, rows)}" for what, rows in wrong.items() if rows.any())
+    return (*_other_balls(outcome.header), *in_rows)
+
+
+def _other_balls(header: Header) -> tuple[str, ...]:
+    """One sentence for each ball in the settings of members that is not the header's; custom balls are not known here."""
+    found: dict[str, str] = {}
+    for member in header.members:
+        for norm, eps in _BALL.findall(member.settings):
+            if norm != header.norm or _number(eps) != header.eps:
+                found.setdefault(f"{norm} ε = {eps}", member.attack)
+    said = f"the header says {header.norm} ε = {header.eps!r}"
+    return tuple(f"{said}, but {attack} is set to {ball}" for ball, attack in found.items())
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _through_gradients(header: Header) -> NDArray[np.bool_]:
+    """[M]: whether a sample cannot withstand the member before it has evaluated a gradient; none needs to where ε = 0."""
+    sighted = [member.kind in ("one-step", "white-box") for member in header.members]
+    named = [member.estimator not in ("", "–") for member in header.members]
+    return np.array(sighted, dtype=np.bool_) & np.array(named, dtype=np.bool_) & (header.eps != 0)
 
 
 def _within(outcome: Outcome, distance: NDArray[np.float64]) -> NDArray[np.bool_]:

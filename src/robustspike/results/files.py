@@ -115,7 +115,7 @@ def read_header(folder: str | Path) -> Header:
     """
     path = Path(folder) / HEADER_FILE
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ResultError(
             f"{folder} holds no evaluation: {HEADER_FILE} is missing; run `robustspike attack` first"
@@ -205,7 +205,7 @@ def read_doubts(folder: str | Path) -> Doubts | None:
     """
     path = Path(folder) / DOUBTS_FILE
     try:
-        return Doubts.model_validate_json(path.read_text())
+        return Doubts.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import Literal
+
+import numpy as np
+from scipy import special
 
 from robustspike.results.rates import Rate, Record
 from robustspike.results.records import Header, caveats
 from robustspike.results.tables import Table
 
 TIE = "≈"
+LEVEL = 0.05
 
 Standing = Literal["ranked", "unfinished", "cut", "no worst case", "unverified"]
 
@@ -33,6 +36,7 @@ class Entry(Record):
         gradients, queries: spent on all samples together.
         doubts: the checks for gradient masking that failed; None where none were run.
         checks: how many of them could be applied.
+        stands: which samples are robust, in the order of their numbers, eight to a byte, in hexadecimal; "" where unknown.
         standing: "ranked", or why it is not.
         reason: the same in one sentence; "" for an entry that is ranked.
         page: the run's own page, relative to the leaderboard's folder; "" where there is none.
@@ -56,6 +60,7 @@ class Entry(Record):
     queries: int = 0
     doubts: tuple[str, ...] | None = None
     checks: int = 0
+    stands: str = ""
     standing: Standing = "ranked"
     reason: str = ""
     page: str = ""
@@ -81,11 +86,32 @@ def _several(count: int, what: str) -> str:
 
 
 class Place(Record):
-    """An entry and its rank; ``tie``: its 95 % interval overlaps with that of the first."""
+    """An entry and its rank.
+
+    Attributes:
+        rank: 1 for the most robust; equal worst cases share it.
+        entry: the evaluation.
+        p: of McNemar's exact test against the first entry, two-sided, uncorrected; None for the first, and where it is not
+            known which samples of both are robust.
+        overlaps: whether its 95 % interval overlaps with the first's, which is no test; only where there is no p.
+    """
 
     rank: int
     entry: Entry
-    tie: bool = False
+    p: float | None = None
+    overlaps: bool = False
+
+    @property
+    def tie(self) -> bool:
+        """Whether the samples do not tell it from the first: p > 0.05."""
+        return self.p is not None and self.p > LEVEL
+
+    @property
+    def remark(self) -> str:
+        """How it differs from the first, in some words; "" for the first, and where intervals without rows do not meet."""
+        if self.p is None:
+            return "the intervals overlap" if self.overlaps else ""
+        return f"{f'{TIE} ' if self.tie else ''}p = {self.p:.2g}"
 
 
 class Group(Record):
@@ -105,11 +131,16 @@ class Group(Record):
 
     def notes(self) -> tuple[str, ...]:
         """What has to be said below the figures."""
-        tied = f"{TIE}: the 95 % interval overlaps with the first's, so these samples do not tell the two apart."
+        tested = (
+            "p: against the first, sample by sample (McNemar's exact test, two-sided, uncorrected for the number of "
+            f"entries); {TIE}: p > {LEVEL}, so these samples do not tell the two apart."
+        )
+        unpaired = "The intervals overlap: with the first's, which is no test."
         return (
             f"The worst case is an upper bound: an attack that is not in {self.suite} can lower it, none can raise it.",
             *caveats(self.header.members),
-            *([tied] if any(place.tie for place in self.places) else []),
+            *([tested] if any(place.p is not None for place in self.places) else []),
+            *([unpaired] if any(place.overlaps for place in self.places) else []),
         )
 
     def table(self) -> Table:
@@ -118,18 +149,21 @@ class Group(Record):
         under = f"{self.suite}, {header.norm} ε = {header.eps:.4g}, n = {header.n}"
         rows = [
             (
-                f"{place.rank}{f' {TIE}' if place.tie else ''}", f"{place.entry.network} ({place.entry.run})",
-                place.entry.architecture, str(place.entry.clean), str(place.entry.robust), str(place.entry.header.seed),
+                str(place.rank), f"{place.entry.network} ({place.entry.run})", place.entry.architecture,
+                str(place.entry.clean), str(place.entry.robust), place.remark or "–", str(place.entry.header.seed),
                 str(place.entry.gradients), masking(place.entry),
             )
             for place in self.places
         ]  # fmt: skip
         return Table(
             title=f"{header.data}: accuracy in % [95 % interval] under {under}, {first.entry.strength}",
-            columns=("rank", "network", "architecture", "clean", "worst case", "seed", "gradients", "masking checks"),
+            columns=(
+                "rank", "network", "architecture", "clean", "worst case", "against the first", "seed", "gradients",
+                "masking checks",
+            ),
             rows=tuple(rows),
             note=" ".join(self.notes()),
-        )
+        )  # fmt: skip
 
 
 class Missing(Record):
@@ -195,20 +229,30 @@ def alike(entry: Entry) -> Hashable:
 
 
 def agreeing(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries; those whose samples or labels are not those of most evaluations of the same data are unverified."""
+    """The entries; where those that name the same data have other samples or labels, all of these are unverified.
+
+    Which of them are right cannot be told: not by how many there are either, as a run can be copied.
+    """
     entries = list(entries)
-    found: dict[str, Counter[str]] = {}
+    found: dict[str, dict[str, str]] = {}
     for entry in entries:
-        if entry.samples:
-            found.setdefault(entry.header.data_fingerprint, Counter())[entry.samples] += 1
-    reason = "its samples and labels are not those of most evaluations here that name the same data"
-    doubted = {"standing": "unverified", "reason": reason, "clean": None, "robust": None}
+        if entry.samples and entry.standing != "unverified":
+            found.setdefault(entry.header.data_fingerprint, {}).setdefault(entry.samples, entry.run)
     return [
-        entry
-        if not entry.samples or 2 * (counts := found[entry.header.data_fingerprint])[entry.samples] > counts.total()
-        else entry.model_copy(update=doubted)
+        entry.model_copy(update={"standing": "unverified", "reason": reason, "clean": None, "robust": None})
+        if entry.standing != "unverified" and (reason := _disagreement(entry, found))
+        else entry
         for entry in entries
     ]
+
+
+def _disagreement(entry: Entry, found: dict[str, dict[str, str]]) -> str:
+    """Why an entry's samples cannot be relied on; "" where all agree. ``found``: by data, then samples, one run."""
+    runs = [run for samples, run in found.get(entry.header.data_fingerprint, {}).items() if samples != entry.samples]
+    if not entry.samples or not runs:
+        return ""
+    named = f"{runs[0]}{f' and {len(runs) - 1} more' if len(runs) > 1 else ''}"
+    return f"its samples or labels are not those of {named}, which names the same data; which are right is not known"
 
 
 def leaderboard_of(title: str, entries: Iterable[Entry], missing: Iterable[Missing] = ()) -> Leaderboard:
@@ -236,14 +280,20 @@ def _ranked(entries: list[Entry]) -> Group:
     figures = [(entry, entry.robust, entry.clean) for entry in entries]
     rated = [(entry, robust, clean) for entry, robust, clean in figures if robust is not None and clean is not None]
     rated.sort(key=lambda one: (-one[1].value, -one[2].value, one[0].network, one[0].run, one[0].evaluation))
-    best = rated[0][1]
-    return Group(
-        places=tuple(
-            Place(
-                rank=1 + sum(other.value > robust.value for _, other, _ in rated),
-                entry=entry,
-                tie=k > 0 and robust.high >= best.low,
-            )
-            for k, (entry, robust, _) in enumerate(rated)
-        )
-    )
+    (first, best, _), *_ = rated
+    places = []
+    for k, (entry, robust, _) in enumerate(rated):
+        p = _p_of(first, entry) if k > 0 else None
+        rank = 1 + sum(other.value > robust.value for _, other, _ in rated)
+        overlaps = k > 0 and p is None and robust.high >= best.low
+        places.append(Place(rank=rank, entry=entry, p=p, overlaps=overlaps))
+    return Group(places=tuple(places))
+
+
+def _p_of(a: Entry, b: Entry) -> float | None:
+    """McNemar's exact test, see :func:`robustspike.results.mcnemar`; None where the two cannot be paired."""
+    if not (a.stands and b.stands and a.samples and a.samples == b.samples and a.header.n == b.header.n):
+        return None
+    one, other = (np.unpackbits(np.frombuffer(bytes.fromhex(entry.stands), np.uint8)) == 1 for entry in (a, b))
+    only_a, only_b = int((one & ~other).sum()), int((other & ~one).sum())
+    return float(min(1.0, 2 * special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)))

@@ -21,11 +21,11 @@ NOT_SETTINGS = {
 
 
 class Mean(Record):
-    """A mean over samples and the interval of ± 1.96 standard errors around it."""
+    """A mean over samples and the interval of ± 1.96 standard errors around it; None of one sample, which has none."""
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 class TrendPoint(Record):
@@ -35,7 +35,8 @@ class TrendPoint(Record):
         network: its name.
         value: of the setting.
         clean, worst: accuracy without attack and in the worst case; None where every attack has a caveat.
-        l0, l1, l2: of ∇_x f_y, means over samples; None where the gradients were not measured.
+        under: what they hold under.
+        l0, l1, l2: of ∇_x f_y, means over samples; None where the gradients were not measured or not finite.
         gradients_under: what they were measured under.
     """
 
@@ -43,6 +44,7 @@ class TrendPoint(Record):
     value: float
     clean: Rate
     worst: Rate | None
+    under: str = ""
     l0: Mean | None = None
     l1: Mean | None = None
     l2: Mean | None = None
@@ -87,7 +89,14 @@ class Trend(Record):
         return f"{found} {self._verdict(low, high)}".strip()
 
     def _verdict(self, low: float, high: float) -> str:
-        """Whether the smaller gradient and more robustness go together from end to end."""
+        """Whether the smaller gradient and more robustness go together from end to end, where all is measured alike."""
+        conditions = {
+            "accuracies": {p.under for p in self.points},
+            "gradients": {p.gradients_under for p in self.points if p.gradients_under},
+        }
+        unlike = [what for what, different in conditions.items() if len(different) > 1]
+        if unlike:
+            return f"The {' and the '.join(unlike)} were not all measured under the same conditions: this is no comparison."
         norms, worst = dict(self._means("l1")), self._at("worst")
         if not all(x in norms and x in worst for x in (low, high)):
             return ""
@@ -103,7 +112,7 @@ class Trend(Record):
         charts = [accuracy.model_copy(update={"percent": True})]
         if any(p.l1 is not None for p in self.points):
             norms = self._chart("Norms of ∇f_y", "norm, per pixel unit, mean over samples", {"l1": "ℓ1", "l2": "ℓ2"}, 1)
-            positive = all(y > 0 for line in norms.lines for y in (*line.y, *line.low))
+            positive = all(y > 0 for line in norms.lines for y in (*line.y, *(low for low in line.low if low == low)))
             share = self._chart("Entries of ∇f_y that are not exactly zero", "share in %", {"l0": "not zero"}, 100)
             charts += [norms.model_copy(update={"y_log": positive}), share.model_copy(update={"percent": True})]
         return (*charts, self._table())
@@ -127,15 +136,10 @@ class Trend(Record):
             means = dict(self._means(name))
             if not shown:
                 continue
-            lines.append(
-                Line(
-                    label=label,
-                    x=tuple(shown),
-                    y=tuple(unit * means[x] for x in shown),
-                    low=tuple(unit * min(f.low for f in found[x]) for x in shown),
-                    high=tuple(unit * max(f.high for f in found[x]) for x in shown),
-                )
-            )
+            bounds = [_bounds(found[x], unit) for x in shown]
+            low, high = zip(*bounds, strict=True) if any(b == b for b, _ in bounds) else ((), ())
+            y_shown = tuple(unit * means[x] for x in shown)
+            lines.append(Line(label=label, x=tuple(shown), y=y_shown, low=low, high=high))
             if self.logarithmic and 0.0 in found:
                 at_zero = (unit * means[0.0],) * 2
                 lines.append(
@@ -150,6 +154,8 @@ class Trend(Record):
         notes = [f"Accuracies under {self.under}; under attack they are upper bounds."]
         if measured := list(dict.fromkeys(p.gradients_under for p in self.points if p.gradients_under)):
             notes.append(f"Gradients under {'; '.join(measured)}.")
+        if broken := [p.network for p in self.points if p.gradients_under and p.l1 is None]:
+            notes.append(f"Not finite, and left out: gradients of {', '.join(broken)}.")
         if self.logarithmic and self.points[0].value == 0:
             notes.append(f"Dashed: {self.setting} = 0, which a logarithmic axis has no place for.")
         if len({p.value for p in self.points}) < len(self.points):
@@ -229,17 +235,30 @@ def _point(network: Network, value: float) -> TrendPoint:
     found, summary = network.audits.get("gradients"), network.summary
     norms: dict[str, Any] = {}
     if isinstance(found, Gradients):
-        norms = {name: _mean(getattr(found.of_probability, name)) for name in ("l0", "l1", "l2")}
+        if found.of_probability.not_finite == 0:
+            norms = {name: _mean(getattr(found.of_probability, name)) for name in ("l0", "l1", "l2")}
         norms["gradients_under"] = found.conditions()
     worst = summary.robust if summary.has_worst_case else None
-    return TrendPoint(network=network.name, value=value, clean=summary.clean, worst=worst, **norms)
+    return TrendPoint(
+        network=network.name, value=value, clean=summary.clean, worst=worst, under=under(summary.header), **norms
+    )
 
 
 def _mean(values: Sequence[float]) -> Mean:
     mean = sum(values) / len(values)
-    variance = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
+    if len(values) == 1:
+        return Mean(value=mean)
+    variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
     half = 1.96 * math.sqrt(variance / len(values))
     return Mean(value=mean, low=max(mean - half, 0.0), high=mean + half)
+
+
+def _bounds(figures: Sequence[Rate | Mean], unit: float) -> tuple[float, float]:
+    """All their intervals together; NaN where one of them has none."""
+    lows, highs = [f.low for f in figures], [f.high for f in figures]
+    if None in lows:
+        return math.nan, math.nan
+    return unit * min(low for low in lows if low is not None), unit * max(high for high in highs if high is not None)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from robustspike.results.rates import Record
+from robustspike.results.rates import Rate, Record
 from robustspike.results.tables import Table
 from robustspike.results.views import View
 
@@ -45,6 +45,10 @@ class Audited(Record):
     def views(self) -> tuple[View, ...]:
         """Tables, charts and pictures of one network."""
         raise NotImplementedError
+
+    def left_standing(self) -> Rate | None:
+        """The accuracy under the audit's own attack, to be held against that of an evaluation; None where it has none."""
+        return None
 
     @classmethod
     def compared(cls, found: Mapping[str, Self]) -> tuple[View, ...]:

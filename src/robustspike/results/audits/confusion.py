@@ -52,6 +52,9 @@ class Confusion(Audited):
         """The share of the samples that are classified correctly, "clean" or "attacked"."""
         return rate(int(np.trace(self.matrix(which))), self.n)
 
+    def left_standing(self) -> Rate | None:
+        return self.accuracy("attacked")
+
     def by_class(self, which: str) -> dict[int, Rate]:
         """The same for each class that has samples."""
         counts = self.matrix(which)

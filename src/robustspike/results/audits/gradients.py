@@ -18,7 +18,7 @@ class Norms(Record):
     Attributes:
         l0: share of pixels whose gradient is not exactly 0, in [0, 1].
         l1, l2: the norms, per pixel unit.
-        not_finite: samples with a gradient that is not finite; their other entries count as 0.
+        not_finite: samples with a gradient that is not finite; the entries that are not count as 0.
     """
 
     l0: tuple[float, ...]
@@ -31,9 +31,16 @@ class Norms(Record):
         values: tuple[float, ...] = getattr(self, name)
         return sum(values) / len(values)
 
+    def shown(self, name: str, form: str, unit: float = 1) -> str:
+        """The mean as printed; a dash where no sample's gradient is finite."""
+        return "–" if self.not_finite == len(self.l1) else format(unit * self.mean(name), form)
+
 
 class Spread(Record):
-    """How the entries of all gradients are distributed: shares of entries between neighbouring ``edges``, sum 1."""
+    """How the entries of all gradients are distributed: shares of those between neighbouring ``edges``, sum 1.
+
+    Entries that are not finite are left out; without any other all shares are 0.
+    """
 
     edges: tuple[float, ...]
     shares: tuple[float, ...]
@@ -61,27 +68,33 @@ class Gradients(Audited):
 
     def answer(self) -> str:
         p = self.of_probability
-        return (
+        if p.not_finite == self.n:
+            return f"Not finite: ∇f_y of all {self.n} samples; nothing can be said of its size."
+        return self._says_not_finite() + (
             f"{100 * p.mean('l0'):.1f} % of the entries of ∇f_y are not exactly zero; on average ‖∇f_y‖₁ = "
             f"{p.mean('l1'):.3g} and ‖∇f_y‖₂ = {p.mean('l2'):.3g}. A small gradient can also be a hidden one: read it "
             "beside the masking checks."
         )
 
+    def _says_not_finite(self) -> str:
+        broken = {"∇f_y": self.of_probability.not_finite, "the cross-entropy's gradient": self.of_loss.not_finite}
+        told = [f"{name} of {count} of {self.n} samples" for name, count in broken.items() if count]
+        return f"Not finite: {', '.join(told)}; there the entries that are not count as 0. " if told else ""
+
     def headline(self) -> dict[str, str]:
         p, loss = self.of_probability, self.of_loss
         return {
-            "∇f_y not 0, %": f"{100 * p.mean('l0'):.1f}",
-            "‖∇f_y‖₁": f"{p.mean('l1'):.3g}",
-            "‖∇f_y‖₂": f"{p.mean('l2'):.3g}",
-            "‖∇CE‖₁": f"{loss.mean('l1'):.3g}",
-            "‖∇CE‖₂": f"{loss.mean('l2'):.3g}",
+            "∇f_y not 0, %": p.shown("l0", ".1f", 100),
+            "‖∇f_y‖₁": p.shown("l1", ".3g"),
+            "‖∇f_y‖₂": p.shown("l2", ".3g"),
+            "‖∇CE‖₁": loss.shown("l1", ".3g"),
+            "‖∇CE‖₂": loss.shown("l2", ".3g"),
             "not finite": str(p.not_finite + loss.not_finite),
         }
 
     def views(self) -> tuple[View, ...]:
         rows = tuple(
-            (name, f"{100 * norms.mean('l0'):.2f}", f"{norms.mean('l1'):.4g}", f"{norms.mean('l2'):.4g}",
-             str(norms.not_finite))
+            (name, norms.shown("l0", ".2f", 100), norms.shown("l1", ".4g"), norms.shown("l2", ".4g"), str(norms.not_finite))
             for name, norms in (("∇ f_y", self.of_probability), ("∇ cross-entropy", self.of_loss))
         )  # fmt: skip
         table = Table(

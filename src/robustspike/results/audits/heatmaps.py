@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -66,25 +67,31 @@ class Heatmaps(Audited):
     spiking: bool = True
 
     def mean(self, name: str) -> float:
-        """The mean over the samples of "l0", "l1" or "tenth"."""
-        values = [float(getattr(one, name)) for one in self.maps]
-        return sum(values) / len(values)
+        """The mean of "l0", "l1" or "tenth" over the samples whose gradient is finite; NaN where none is."""
+        values = [float(getattr(one, name)) for one in self.maps if one.finite]
+        return sum(values) / len(values) if values else math.nan
 
     def answer(self) -> str:
-        if not any(one.l1 for one in self.maps):
+        finite = [one for one in self.maps if one.finite]
+        if not finite:
             return (
-                f"Nowhere: under {self.under} the gradient of all {self.n} samples is exactly zero; an attack is blind."
+                f"Not finite: under {self.under} the gradient of all {self.n} samples; it cannot be said where it lies."
             )
-        zero, broken = 100 - 100 * self.mean("l0"), sum(not one.finite for one in self.maps)
-        texts = [
-            f"On {self.n} samples ‖∇f_y‖₁ = {self.mean('l1'):.3g} on average, {zero:.1f} % of the entries are exactly zero, "
-            f"and the tenth of the entries with the largest magnitude holds {100 * self.mean('tenth'):.0f} % of the norm "
-            "(10 %: spread evenly)."
+        texts = []
+        if broken := self.n - len(finite):
+            texts.append(f"Not finite: the gradients of {broken} of {self.n} samples, which are left out.")
+        if not any(one.l1 for one in finite):
+            which = f"the other {len(finite)}" if broken else f"all {self.n}"
+            zeros = f"under {self.under} the gradient of {which} samples is exactly zero; an attack is blind."
+            return " ".join([*texts, f"Nowhere: {zeros}"])
+        zero = 100 - 100 * self.mean("l0")
+        texts += [
+            f"On {len(finite)} samples ‖∇f_y‖₁ = {self.mean('l1'):.3g} on average, {zero:.1f} % of the entries are exactly "
+            f"zero, and the tenth of the entries with the largest magnitude holds {100 * self.mean('tenth'):.0f} % of the "
+            "norm (10 %: spread evenly)."
         ]
         if zero < 1:
             texts.append("The gradient is small or large, not sparse in the sense of zeros.")
-        if broken:
-            texts.append(f"{broken} gradients are not finite.")
         if self.spiking:
             texts.append(
                 f"What is shown is the attack's view under {self.under}: through spikes the network's own derivative is "
@@ -93,12 +100,16 @@ class Heatmaps(Audited):
         return " ".join(texts)
 
     def headline(self) -> dict[str, str]:
-        return {
+        figures = {
             "‖∇f_y‖₁": f"{self.mean('l1'):.3g}",
             "exactly 0, %": f"{100 - 100 * self.mean('l0'):.1f}",
             "held by the largest tenth, %": f"{100 * self.mean('tenth'):.0f}",
             "full colour of |∇f_y|": f"{self.scale:.3g}",
         }
+        broken = sum(not one.finite for one in self.maps)
+        if broken == len(self.maps):
+            figures = dict.fromkeys(figures, "–")
+        return figures | ({"not finite": str(broken)} if broken else {})
 
     @property
     def scale(self) -> float:
@@ -181,7 +192,7 @@ class Heatmaps(Audited):
 
 
 def _captioned(picture: Picture, one: Heatmap) -> Picture:
-    caption = f"ℓ1 {one.l1:.3g}, {100 - 100 * one.l0:.0f} % zero"
+    caption = f"ℓ1 {one.l1:.3g}, {100 - 100 * one.l0:.0f} % zero" if one.finite else "not finite"
     return picture.model_copy(update={"caption": caption})
 
 

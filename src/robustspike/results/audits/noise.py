@@ -88,6 +88,12 @@ class Noise(Audited):
                 return e + (e_next - e) * (a - harmed.value) / (a - a_next)
         return None
 
+    def missed(self, at: AtNoise) -> int:
+        """Samples that some draw of noise breaks and the attack at the same ε does not; 0 where it was not run."""
+        if at.attacked is None:
+            return 0
+        return sum(at.right[sample] < self.tries for sample in set(self.correct) - set(at.attacked))
+
     def headline_radius(self) -> AtNoise:
         """What was measured at the radius nearest to ``eps``, of those that were attacked."""
         return min((at for at in self.radii if at.attacked is not None), key=lambda at: abs(at.eps - self.eps))
@@ -101,7 +107,7 @@ class Noise(Audited):
             f"{self.tries} draws: {self.worst(at)} %), the attack {harmed} %, an upper bound; without either it is "
             f"{self.clean} %. {self._says_how_much_larger(at, harmed)}"
         )
-        return text + self._says_rising() + nothing_learned(self.clean, self.classes)
+        return text + self._says_missed(at) + self._says_rising() + nothing_learned(self.clean, self.classes)
 
     def _says_how_much_larger(self, at: AtNoise, harmed: Rate) -> str:
         if harmed.value >= self.clean.value:
@@ -114,13 +120,20 @@ class Noise(Audited):
             )
         times = f"Noise does as much harm at ε = {noise:.3g}, {noise / at.eps:.2g} times as large"
         if noise <= at.eps:
-            return (
-                f"{times}: noise harms at least as much as the attack, which a sound attack does not let happen; its "
-                "gradients are masked or its steps too few."
-            )
+            return f"{times}: on average noise harms at least as much as the attack; the two are not told apart here."
         if noise < 2 * at.eps:
             return f"{times}: against Liu's observation 1, noise is nearly as harmful, or the attack is weak."
         return f"{times}, as in Liu's observation 1."
+
+    def _says_missed(self, at: AtNoise) -> str:
+        missed = self.missed(at)
+        if not missed:
+            return ""
+        return (
+            f" Of the {len(self.correct)} samples that are right without either, {missed} are broken by a draw of noise at "
+            f"ε = {at.eps:.3g} and not by the attack: it does not find what is there; its gradients are masked or its steps "
+            "too few."
+        )
 
     def _says_rising(self) -> str:
         """Where the accuracy under attack is higher in a larger ball than in a smaller one, which it cannot truly be."""

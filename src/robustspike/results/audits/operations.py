@@ -90,9 +90,18 @@ class Operations(Audited):
 
     def answer(self) -> str:
         pixels, inside = self.pixels, self.operations[1:]
+        if pixels.not_finite == self.n:
+            return (
+                f"Not finite: the gradient at the pixels, for all {self.n} samples; nothing can be said of its zeros."
+            )
+        text = ""
+        if broken := max(one.not_finite for one in self.operations):
+            text = f"Not finite: gradients of {broken} of {self.n} samples; the figures do not hold for them. "
         if pixels.norm == 0:
-            return "The gradient at the pixels is exactly zero for every sample: an attack through it sees nothing."
-        text = f"At the pixels {_percent(pixels.zero)} of the gradient's entries are exactly zero (norm {pixels.norm:.3g}). "
+            which = f"all {self.n - pixels.not_finite} others" if pixels.not_finite else "every sample"
+            return f"{text}The gradient at the pixels is exactly zero for {which}: an attack through it sees nothing."
+        zero = _percent(pixels.zero)
+        text += f"At the pixels {zero} of the gradient's entries are exactly zero (norm {pixels.norm:.3g}). "
         if not inside:
             return text + "The network has no operation that could be followed."
         most = max(inside, key=lambda one: one.zero)
@@ -102,21 +111,24 @@ class Operations(Audited):
             f"{_percent(mean(inside, 'natural'))} through the spikes, {_percent(mean(inside, 'zero_open'))} otherwise, "
             f"such as strides; most at {most.path}, {_percent(most.zero)} ({most.kind})."
         )
-        if self.of_kind("spiking") and not any(one.made for one in self.of_kind("spiking")):
+        spiking = self.of_kind("spiking")
+        if spiking and not broken and not any(one.made for one in spiking):
             text += " No spiking layer makes a zero of its own: where a gradient arrives, the surrogate derivative is not 0."
-        if broken := sum(one.not_finite for one in self.operations):
-            text += f" {broken} gradients are not finite: the figures do not hold for them."
         return text
 
     def headline(self) -> dict[str, str]:
         inside = self.operations[1:]
-        return {
+        figures = {
             "zero at the pixels, %": _percent(self.pixels.zero, ""),
             "zero in the network, %": _percent(mean(inside, "zero"), ""),
             "architectural, %": _percent(mean(inside, "architectural"), ""),
             "natural, %": _percent(mean(inside, "natural"), ""),
             "norm at the pixels": f"{self.pixels.norm:.3g}",
         }
+        if self.pixels.not_finite == self.n:
+            figures = dict.fromkeys(figures, "–")
+        broken = max(one.not_finite for one in self.operations)
+        return figures | ({"not finite": str(broken)} if broken else {})
 
     def views(self) -> tuple[View, ...]:
         return self._by_kind(), self._bars(), zeros_chart({"zero": self}), norms_chart({"norm": self}), self._all()

@@ -64,6 +64,9 @@ class Steps(Audited):
         total = sum(one.gradients for row in self.tried for one in row)
         return sum(one.zero for row in self.tried for one in row) / max(total, 1)
 
+    def left_standing(self) -> Rate | None:
+        return self.running(len(self.steps) - 1)
+
     def answer(self) -> str:
         if self.correct == 0:
             return f"Nothing to attack: the network classifies none of {self.n} samples correctly."

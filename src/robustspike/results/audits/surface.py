@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from robustspike.results.audits.audited import Audited, headlines
 from robustspike.results.rates import Record
@@ -88,14 +89,30 @@ class Surface(Audited):
         return [line[at] - line[middle] for line in lines]
 
     def rises(self) -> tuple[float, float]:
-        """The mean rise at the end of the line, along the gradient, and along the random direction (mean of both ways)."""
-        across = (fmean(self.rise(self.along_random, at)) for at in (0, -1))
-        return fmean(self.rise(self.along_gradient, -1)), fmean(across)
+        """The mean rise at the end of the line, along the gradient, and along the random direction (mean of both ways).
+
+        Of the samples whose loss and gradient are finite; the others' figures are 0. Both are 0 where there are none.
+        """
+        finite = max(self.finite, 1)
+        across = (sum(self.rise(self.along_random, at)) / finite for at in (0, -1))
+        return sum(self.rise(self.along_gradient, -1)) / finite, fmean(across)
+
+    @property
+    def finite(self) -> int:
+        """Samples whose loss and gradient are finite."""
+        return self.n - self.not_finite
 
     def steeper(self) -> int:
         """Samples whose loss rises more along the gradient, to the end of the line, than along ±r."""
         ways = (self.rise(self.along_gradient, -1), self.rise(self.along_random, 0), self.rise(self.along_random, -1))
         return sum(up > max(one, other) for up, one, other in zip(*ways, strict=True))
+
+    def by_chance(self) -> float:
+        """The probability that as many samples or more are steeper if the gradient is no better than a random direction.
+
+        Of three directions alike, the gradient, r and −r, the first is the steepest with a probability of 1/3 at most.
+        """
+        return float(special.bdtrc(self.steeper() - 1, self.finite, 1 / 3))
 
     @property
     def reach(self) -> str:
@@ -103,16 +120,23 @@ class Surface(Audited):
         return f"{self.coordinates[-1] / self.eps:.3g} ε"
 
     def answer(self) -> str:
+        if self.finite == 0:
+            return f"Not finite: the loss or its gradient, for all {self.n} samples; nothing else can be said."
         up, across = self.rises()
-        text = (
-            f"To {self.reach} along the gradient's sign the cross-entropy rises by {up:.3g} on average over {self.n} "
+        text = ""
+        if self.not_finite:
+            text = (
+                f"Not finite: the loss or its gradient, for {self.not_finite} of {self.n} samples; they are left out. "
+            )
+        text += (
+            f"To {self.reach} along the gradient's sign the cross-entropy rises by {up:.3g} on average over {self.finite} "
             f"samples, along a random direction by {across:.3g}; it rises more along the gradient for {self.steeper()} of "
-            f"{self.n}."
+            f"{self.finite}."
         )
         if all(len(set(line)) == 1 for line in (*self.along_gradient, *self.along_random)):
             text += " Nothing moves the loss on these lines: the network does not answer to its input there."
-        elif up <= across or 2 * self.steeper() <= self.n:
-            text += " The gradient leads up no better than chance: suspect that it is masked, and its attacks blind."
+        else:
+            text += self._says_chance(up, across)
         if self.planes:
             signs = fmean(self.signs_right(plane) for plane in self.planes)
             text += (
@@ -122,9 +146,20 @@ class Surface(Audited):
         flat = sum(l1 == 0 for l1 in self.l1) - self.not_finite
         if flat > 0:
             text += f" For {flat} of {self.n} samples the gradient is exactly 0: there is no direction to follow."
-        if self.not_finite:
-            text += f" {self.not_finite} samples with a loss or gradient that is not finite count as flat."
         return text
+
+    def _says_chance(self, up: float, across: float) -> str:
+        """Whether the gradient is a better guide than a random direction."""
+        masked = up <= across or 3 * self.steeper() <= self.finite
+        text = ""
+        if up <= across:
+            text = " On average the loss does not rise more along the gradient than along random directions."
+        if (p := self.by_chance()) > 0.05:
+            text += (
+                f" {self.steeper()} of {self.finite} cannot be told from chance, which gives a third at most (one-sided "
+                f"binomial test, p = {p:.2g})."
+            )
+        return text + (" Suspect that the gradient is masked, and its attacks blind." if masked else "")
 
     def _says_correlation(self) -> str:
         known = [r for plane in self.planes if (r := self.correlation(plane)) is not None]
@@ -136,10 +171,12 @@ class Surface(Audited):
         up, across = self.rises()
         known = [r for plane in self.planes if (r := self.correlation(plane)) is not None]
         return {
-            f"rise to {self.reach} along ∇CE": f"{up:.3g}",
-            "along random": f"{across:.3g}",
-            "steeper along ∇CE": f"{self.steeper()} of {self.n}",
-            "sign right, %": f"{100 * fmean(map(self.signs_right, self.planes)):.1f}" if self.planes else "–",
+            f"rise to {self.reach} along ∇CE": f"{up:.3g}" if self.finite else "–",
+            "along random": f"{across:.3g}" if self.finite else "–",
+            "steeper along ∇CE": f"{self.steeper()} of {self.finite}" if self.finite else "–",
+            "sign right, %": f"{100 * fmean(map(self.signs_right, self.planes)):.1f}"
+            if self.planes and self.finite
+            else "–",
             "correlation": f"{fmean(known):.3f}" if known else "–",
         }
 
@@ -180,7 +217,7 @@ class Surface(Audited):
                 Line(label="along sign(g), first order", x=x, y=tuple(here + l1 * v for v in c), dashed=True),
                 Line(label="random, first order", x=x, y=tuple(here + on_random * v for v in c), dashed=True),
             ),
-            note="Where the loss does not rise faster along the gradient than along random signs, the gradient is masked.",
+            note="Where the loss rises no faster along the gradient than along random signs, suspect that it is masked.",
         )
 
     def _matrices(self, plane: Plane) -> tuple[Matrix, Matrix]:

@@ -43,10 +43,18 @@ def standing(n: int, correct: int, tried: Iterable[Tried]) -> Rate:
 
 
 def nothing_learned(clean: Rate, classes: int) -> str:
-    """A sentence, with a space before it, where the accuracy without attack does not exceed chance; else nothing."""
+    """A sentence, with a space before it, unless the accuracy without attack exceeds chance beyond its interval.
+
+    Example:
+        >>> nothing_learned(rate(5, 6), 2).split(": ")[0]
+        ' Without attack the network gets 83.3 % of 6 samples right'
+    """
     if clean.low > 1 / classes:
         return ""
+    text = f" Without attack the network gets {100 * clean.value:.1f} % of {clean.n} samples right"
+    if clean.value <= 1 / classes:
+        return f"{text}, no better than chance among {classes} classes: its figures under attack say nothing."
     return (
-        f" Without attack the network gets {100 * clean.value:.1f} % of {clean.n} samples right, no better than chance "
-        f"among {classes} classes: its figures under attack say nothing."
+        f"{text}: among {classes} classes this cannot be told from chance on so few samples (95 % interval "
+        f"{100 * clean.low:.1f} to {100 * clean.high:.1f} %)."
     )

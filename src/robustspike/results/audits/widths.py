@@ -63,6 +63,9 @@ class Widths(Audited):
         """The widths under which more than half of the gradients are exactly zero."""
         return tuple(width for width, one in zip(self.widths, self.tried, strict=True) if one.zero_share > 0.5)
 
+    def left_standing(self) -> Rate | None:
+        return self.worst
+
     def answer(self) -> str:
         if self.correct == 0:
             return f"Nothing to attack: the network classifies none of {self.n} samples correctly."
