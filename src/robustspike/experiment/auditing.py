@@ -25,7 +25,12 @@ AUDITED = "audits"
 
 
 def audit_folder(
-    run: str | Path, eps: float | str, n: int, seed: int = 0, checkpoint: str = "last", estimator: Estimator | None = None
+    run: str | Path,
+    eps: float | str,
+    n: int,
+    seed: int = 0,
+    checkpoint: str = "last",
+    estimator: Estimator | None = None,
 ) -> Path:
     """Where an audit of a run lies.
 
