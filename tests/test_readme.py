@@ -16,8 +16,8 @@ PAGES = ("README.md", "docs/all-of-it.md")
 # What makes a README command a matter of seconds; the command itself is run as printed.
 QUICK = {
     "train": ["--epochs", "1", "--train-limit", "40", "--test-limit", "20", "--time-steps", "2", "--no-progress"],
-    "attack": ["--limit", "10", "--doubts", "0", "--no-progress"],
-    "audit": ["--samples", "5", "--doubts", "0", "--no-progress", "--audit", "gradients"],
+    "attack": ["--limit", "4", "--doubts", "0", "--no-progress"],
+    "audit": ["--samples", "3", "--doubts", "0", "--no-progress", "--audit", "gradients"],
     "sweep": [
         "--epochs",
         "1",

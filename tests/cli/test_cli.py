@@ -595,7 +595,7 @@ def test_nan_in_the_loss_names_the_last_good_checkpoint(cli, tmp_path, monkeypat
     assert load_model(tmp_path / "r")
 
 
-def full(*_):
+def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -155,7 +155,7 @@ def test_each_of_several_processes_has_a_gpu_of_its_own(monkeypatch, local):
         monkeypatch.setenv("LOCAL_RANK", local)
     told = []
     monkeypatch.setattr(
-        "robustspike.train.fitting.Fabric", lambda **options: told.append(options) or SimpleNamespace(device=CPU)
+        "lightning_fabric.Fabric", lambda **options: told.append(options) or SimpleNamespace(device=CPU)
     )
     _fabric("auto", "bf16-mixed", Processes(3 if local is None else 2, 4))
     assert told == [{"accelerator": "auto", "devices": [1], "precision": "bf16-mixed"}]
