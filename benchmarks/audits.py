@@ -1,6 +1,8 @@
 """The figures of docs/audits and a page with every audit's answer, from the JSON that `robustspike audit` wrote.
 
-python -m benchmarks.audits report.json docs/audits docs/results/audits.md
+python -m benchmarks.audits report.json sweep.json docs/audits docs/results/audits.md
+
+The second is of networks that differ in one setting of their training, for the figure of trend.md.
 """
 
 from __future__ import annotations
@@ -17,6 +19,18 @@ from robustspike.results.trends import trend
 
 # Figures of one network: those side by side would be too wide for a page.
 ALONE = {"confusion", "examples", "heatmaps", "surface", "theorems", "bounds", "steps"}
+
+
+HOW = """Networks of `robustspike demo` (T = 8, seed 0). Every accuracy under attack is an upper bound.
+
+```sh
+robustspike audit demo/vanilla --compare demo/at --compare demo/sr --compare demo/sr-star --samples 50 --out report.html
+robustspike sweep --defence sr --time-steps 4 --over weight=0.03,0.1,0.3,1 --suite liu2024 --limit 100 --out lambda
+robustspike audit lambda/weight=0.03 --compare lambda/weight=0.1 --compare lambda/weight=0.3 --compare lambda/weight=1 \\
+    --audit gradients --suite liu2024 --samples 100 --out sweep.html
+python -m benchmarks.audits report.json sweep.json docs/audits docs/results/audits.md
+```
+"""
 
 
 def main(source: Path, sweep: Path, folder: Path, page: Path) -> None:
@@ -55,7 +69,8 @@ def draw(view: Chart | Bars | Matrix | Pictures, path: Path) -> None:
 def text(comparison: Comparison) -> str:
     """Every answer of every network, and the table of each audit."""
     parts = [
-        f"# {comparison.title}: every audit\n",
+        "# Every audit on the demo's four networks\n",
+        HOW,
         *(f"* {label}: {value}" for label, value in description(torch.device("cpu")).items()),
         "",
     ]
