@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/robustspike demo --out demo
 
 # One process for each core, one thread for each process.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 test: $(READY)
 	$(PYTEST)

@@ -19,7 +19,9 @@ from robustspike.surrogates import ArcTan, Triangle
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = [f"{kind}-resnet{depth}" for kind in ("sew", "spiking") for depth in (18, 34, 50)]
-names = pytest.mark.parametrize("name", NAMES)
+names = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name.endswith("34") else []) for name in NAMES]
+)
 MEAN, STD = (0.5, 0.375, 0.625), (0.25, 0.5, 0.25)  # exact in float32
 ESTIMATORS = {"bptt-arctan": BPTT(), "bptt": BPTT(Triangle()), "bptr": BPTR(), "rga": RGA(), "cba": CBA()}
 

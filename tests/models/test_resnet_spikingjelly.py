@@ -18,7 +18,17 @@ DEPTHS = (18, 34, 50)
 # Mean of the BatchNorms' biases: neurons must fire often where branches are multiplied, seldom where one silences the other.
 BIAS = {"add": 0.3, "and": 1.2, "iand": 0.1, None: 0.3}
 CASES = [(depth, connect) for depth in DEPTHS for connect in BIAS]
-cases = pytest.mark.parametrize(("depth", "connect"), CASES, ids=[f"{c or 'spiking'}-{d}" for d, c in CASES])
+ALWAYS = {(18, "add"), (18, "and"), (18, "iand"), (18, None), (50, "add"), (50, None)}  # the others take longer
+cases = pytest.mark.parametrize(
+    ("depth", "connect"),
+    [
+        pytest.param(
+            depth, connect, id=f"{connect or 'spiking'}-{depth}",
+            marks=[] if (depth, connect) in ALWAYS else [pytest.mark.slow],
+        )
+        for depth, connect in CASES
+    ],
+)  # fmt: skip
 
 
 def theirs(depth, connect, pooling="max"):
