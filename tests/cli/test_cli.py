@@ -283,6 +283,7 @@ def torchrun(*argv):
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_one_prints(cli, run, tmp_path):
     folder = tmp_path / "b"
     shutil.copytree(run, folder)

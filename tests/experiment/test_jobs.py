@@ -64,6 +64,7 @@ def test_what_is_finished_is_not_touched(tmp_path):
     assert "holds a run with lr 0.1 (not 0.01)" in run_jobs([other], progress=False)[0]
 
 
+@pytest.mark.slow
 def test_processes_beside_each_other_make_the_same(tmp_path):
     alone = job(tmp_path / "alone", PLAN)
     run_jobs([alone], progress=False)
