@@ -14,7 +14,7 @@ from robustspike.attacks.attempt import calls_for
 from robustspike.audits.batches import Batch, Watch, batches
 from robustspike.data import Split
 from robustspike.draws import Draws, sampling
-from robustspike.gradients import check_labels, frozen
+from robustspike.gradients import check_labels, chosen_class, frozen, majority
 from robustspike.results.audits.tried import Tried
 
 
@@ -44,11 +44,9 @@ def answers(model: nn.Module, x: Tensor, draws: Draws, calls: int) -> Answers:
         for k in range(calls):
             with sampling(draws.fork(k)):
                 logits = model(x)
-            classes.append(torch.where(logits.isfinite().all(1), logits.argmax(1), -1))
+            classes.append(chosen_class(logits))
             probabilities.append(logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1).nan_to_num(0.0))
-    answer = torch.stack(classes).mode(0).values
-    majority = 2 * (torch.stack(classes) == answer).sum(0) > calls
-    return Answers(torch.where(majority, answer, -1), torch.stack(probabilities).mean(0))
+    return Answers(majority(torch.stack(classes)), torch.stack(probabilities).mean(0))
 
 
 @dataclass(frozen=True)

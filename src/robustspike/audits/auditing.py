@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from robustspike.checkpoints import fingerprint, settings_text, write_text
 from robustspike.data import Split
 from robustspike.data.stratify import stratified
 from robustspike.evaluate import evaluate
-from robustspike.evaluate.settings import as_suite, check_data
+from robustspike.evaluate.settings import as_suite, check_data, versions
 from robustspike.gradients import Estimator
 from robustspike.neurons import spiking_layers
 from robustspike.progress import progress_bar
@@ -161,11 +159,10 @@ def _header(
     given = {key: shared[key] for key in ("estimator", "attack", "class_names") if shared[key] is not None}
     settings = {key: settings_text(value) for key, value in given.items()}
     settings |= {f"{name}.{key}": settings_text(value) for name, each in own.items() for key, value in each.items()}
-    versions = {name: metadata.version(name) for name in ("robustspike", "torch", "numpy")}
     return AuditHeader(
         model=model_name, weights_fingerprint=fingerprint(model), data=data_name, data_fingerprint=data.fingerprint(),
         n=len(data), eps=shared["eps"], seed=shared["seed"], batch_size=shared["batch_size"], settings=settings,
-        versions={"python": platform.python_version(), **versions},
+        versions=versions(),
     )  # fmt: skip
 
 

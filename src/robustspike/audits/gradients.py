@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robustspike.attacks.suites import describe_estimator
 from robustspike.audits.batches import Stopwatch, Watch, batches
-from robustspike.audits.probability import describe_estimator, f_y, usual
+from robustspike.audits.probability import f_y, usual
 from robustspike.data import Split
 from robustspike.gradients import Estimator, cross_entropy, input_gradient
 from robustspike.results.audits import Gradients, Norms, Spread

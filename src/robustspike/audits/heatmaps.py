@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustspike.attacks.suites import describe_estimator
 from robustspike.audits.attacked import Judged, judged
 from robustspike.audits.batches import Stopwatch, Watch
 from robustspike.audits.pictured import as_picture, check_count, names_of, one_of_each
-from robustspike.audits.probability import describe_estimator, f_y, usual
+from robustspike.audits.probability import f_y, usual
 from robustspike.audits.rounding import rounded
 from robustspike.data import Split
 from robustspike.draws import sampling

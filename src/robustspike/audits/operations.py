@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustspike.attacks.suites import describe_estimator
 from robustspike.audits.batches import Batch, Stopwatch, Watch, batches
-from robustspike.audits.probability import describe_estimator, usual
+from robustspike.audits.probability import usual
 from robustspike.audits.trail import KINDS, Layout, Tally, Trail, kind_of, layouts_of
 from robustspike.audits.windows import Windows, dimensions
 from robustspike.data import Split

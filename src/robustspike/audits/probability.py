@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustspike.attacks.suites import describe_estimator
 from robustspike.defences.terms import strongest_rival, true_class_probability
 from robustspike.gradients import BPTT, Estimator
-
-__all__ = ["describe_estimator", "f_y", "usual"]
 
 
 def f_y(logits: Tensor, y: Tensor) -> Tensor:

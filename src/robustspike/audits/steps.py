@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from robustspike.attacks import PGD
-from robustspike.attacks.suites import LIU_ENSEMBLE
+from robustspike.attacks.suites import LIU_ENSEMBLE, describe_estimator
 from robustspike.audits.attacked import in_calls, sweep
 from robustspike.audits.batches import Stopwatch, Watch
-from robustspike.audits.probability import describe_estimator
 from robustspike.balls import Linf
 from robustspike.data import Split
 from robustspike.gradients import BPTT, Estimator

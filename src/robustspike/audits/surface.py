@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from robustspike.attacks.losses import margin
+from robustspike.attacks.suites import describe_estimator
 from robustspike.audits.batches import Batch, Stopwatch, Watch, batches
-from robustspike.audits.probability import describe_estimator, usual
+from robustspike.audits.probability import usual
 from robustspike.audits.rounding import rounded
 from robustspike.balls import Linf
 from robustspike.data import Split

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from robustspike.attacks.suites import describe_estimator
 from robustspike.audits.batches import Stopwatch, Watch, batches
-from robustspike.audits.probability import describe_estimator, usual
+from robustspike.audits.probability import usual
 from robustspike.audits.signal import TwoLayerClassifier, measure, timed_part
 from robustspike.audits.two_layers import entry_bounds, trails
 from robustspike.data import Split

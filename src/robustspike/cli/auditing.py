@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from robustspike.audits import AUDITS, AuditReport, side_by_side
-from robustspike.checkpoints import write_text
 from robustspike.cli.attacking import Accelerator, BatchSize, Checkpoint, DataName, DoubtSamples, Run, Seed
 from robustspike.cli.flags import Config, Progress, Resume
+from robustspike.cli.reporting import write_comparison
 from robustspike.cli.sentences import say, say_table
 from robustspike.experiment import audit as audit_run
 from robustspike.experiment import default_eps, make_suite, near, parse_estimator, read_experiment
+from robustspike.experiment.compare import distinctly_named
 from robustspike.results import Budget, comparison_table, parse_budget
 
 Audits = Annotated[
@@ -80,18 +82,17 @@ def audit_command(
         if name not in AUDITS:
             raise ValueError(f"there is no audit {name!r}; {near(name, AUDITS)}")
     spend = parse_budget(budget) if budget else Budget()
-    reports = []
+    reports = {}
     experiments = {folder: read_experiment(folder) for folder in (run, *(compare or ()))}
     for folder, experiment in experiments.items():
         radius = default_eps(experiment.data) if eps is None else eps
-        report = audit_run(
+        reports[folder] = audit_run(
             folder, audits=audit, suite=make_suite(radius, suite), eps=radius, samples=samples, checkpoint=checkpoint,
             data=data, estimator=None if estimator is None else parse_estimator(estimator), resume=resume, seed=seed,
             batch_size=batch_size, budget=spend, doubts=doubts, accelerator=accelerator, progress=progress,
         )  # fmt: skip
-        reports.append(report)
-        _tell(report)
-    _write(reports, list(experiments), out or run / "report.html")
+        _tell(reports[folder])
+    _write(reports, out or run / "report.html")
 
 
 def _tell(report: AuditReport) -> None:
@@ -104,25 +105,11 @@ def _tell(report: AuditReport) -> None:
     say("")
 
 
-def _write(reports: list[AuditReport], folders: list[Path], page: Path) -> None:
-    from robustspike.report import write_html  # draws with matplotlib: loaded when needed
-
-    found = side_by_side(_distinct(reports, folders))
-    write_text(page.with_suffix(".json"), found.model_dump_json(indent=1) + "\n")
-    write_html(found, page)
+def _write(reports: Mapping[Path, AuditReport], page: Path) -> None:
+    networks = distinctly_named({folder: report.network for folder, report in reports.items()})
+    named = [dataclasses.replace(report, network=n) for report, n in zip(reports.values(), networks, strict=True)]
+    found = side_by_side(named)
+    write_comparison(found, page)
     if len(reports) > 1:
         say_table(comparison_table(found))
     say(f"Page: {page}   Figures: {page.with_suffix('.json')}")
-
-
-def _distinct(reports: list[AuditReport], folders: list[Path]) -> list[AuditReport]:
-    """With the folders' names where the networks' names do not tell them apart."""
-    names = [report.network.name for report in reports]
-    if len(set(names)) == len(names):
-        return reports
-    return [
-        dataclasses.replace(
-            report, network=report.network.model_copy(update={"name": f"{report.network.name} ({folder.name})"})
-        )
-        for report, folder in zip(reports, folders, strict=True)
-    ]

@@ -16,7 +16,7 @@ from robustspike.attacks import Attack, Suite
 from robustspike.attacks.attempt import Attempt
 from robustspike.data import Split
 from robustspike.draws import Draws, sampling
-from robustspike.gradients import device_of, frozen
+from robustspike.gradients import chosen_class, device_of, frozen, majority
 from robustspike.results import Header, Member, ResultError, row_of
 
 
@@ -110,9 +110,8 @@ def _predict(model: nn.Module, x: Tensor, draws: Draws, calls: int) -> Tensor:
         for k in range(calls):
             with sampling(draws.fork(k)):
                 logits = model(x)
-            answers.append(torch.where(logits.isfinite().all(1), logits.argmax(1), -1))
-    answer = torch.stack(answers).mode(0).values
-    return torch.where(2 * (torch.stack(answers) == answer).sum(0) > calls, answer, -1)
+            answers.append(chosen_class(logits))
+    return majority(torch.stack(answers))
 
 
 def _distance(suite: Suite, member: Member, x_adv: Tensor, x: Tensor) -> Tensor:

@@ -54,12 +54,17 @@ def member_of(attack: Attack) -> Member:
     )
 
 
+def versions() -> dict[str, str]:
+    """Of Python and the packages that figures may depend on."""
+    packages = {name: metadata.version(name) for name in ("robustspike", "torch", "numpy")}
+    return {"python": platform.python_version(), **packages}
+
+
 def header_of(
     model: nn.Module, data: Split, suite: Suite, *, seed: int, batch_size: int, survivors_only: bool, budget: int | None,
     model_name: str | None, data_name: str,
 ) -> Header:  # fmt: skip
     """Everything needed to say what the evaluation measures."""
-    versions = {name: metadata.version(name) for name in ("robustspike", "torch", "numpy")}
     device = device_of(model)
     return Header(
         suite=suite.name,
@@ -76,5 +81,5 @@ def header_of(
         weights_fingerprint=fingerprint(model),
         calls=calls_for(model, on_device(device, data.images[:2], model)),
         budget=budget,
-        versions={"python": platform.python_version(), **versions, "device": device.type},
+        versions=versions() | {"device": device.type},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def comparison(
     also = [f"Also evaluated, not in this table: {', '.join(others)}."] if others else []
     first = next(iter(networks.values())).summary.header
     models = list(dict.fromkeys(str(network.training["model"]) for network in networks.values()))
-    shown = _distinctly_named(networks)
+    shown = distinctly_named(networks)
     return Comparison(
         title=title or f"{', '.join(models)} on {first.data}",
         networks=tuple(shown),
@@ -273,7 +273,7 @@ def _check_alike(networks: dict[Path, Network]) -> None:
             )
 
 
-def _distinctly_named(networks: dict[Path, Network]) -> list[Network]:
+def distinctly_named(networks: Mapping[Path, Network]) -> list[Network]:
     """Objectives' names where they tell the networks apart, else with the folders' names."""
     names = Counter(network.name for network in networks.values())
     if max(names.values()) == 1:

@@ -7,12 +7,22 @@ from collections.abc import Callable
 from robustspike.gradients.adaptive import ASSG, PDSG, Memory
 from robustspike.gradients.estimators import BPTR, BPTT, CBA, HART, RGA, Estimator
 from robustspike.gradients.pixels import Loss, cross_entropy, divergence, input_gradient, look
-from robustspike.gradients.seeing import check_labels, device_of, errs, estimating, frozen, is_stochastic, recording
+from robustspike.gradients.seeing import (
+    check_labels,
+    chosen_class,
+    device_of,
+    errs,
+    estimating,
+    frozen,
+    is_stochastic,
+    majority,
+    recording,
+)
 
 __all__ = [
     "ASSG", "BPTR", "BPTT", "CBA", "ESTIMATORS", "HART", "PDSG", "RGA", "Estimator", "Loss", "Memory", "check_labels",
-    "cross_entropy", "device_of", "divergence", "errs", "estimating", "frozen", "input_gradient", "is_stochastic", "look",
-    "recording",
+    "chosen_class", "cross_entropy", "device_of", "divergence", "errs", "estimating", "frozen", "input_gradient",
+    "is_stochastic", "look", "majority", "recording",
 ]  # fmt: skip
 
 ESTIMATORS: dict[str, Callable[..., Estimator]] = {

@@ -138,7 +138,23 @@ def is_stochastic(model: nn.Module, x: Tensor | None = None) -> bool:
 
 def errs(logits: Tensor, y: Tensor) -> Tensor:
     """Whether an answer is wrong, [N] bool; logits that are not finite are no answer."""
-    return (logits.argmax(1) != y) | ~logits.isfinite().all(1)
+    return chosen_class(logits) != y
+
+
+def chosen_class(logits: Tensor) -> Tensor:
+    """The class that logits [N, K] give, [N]; −1 where they are not finite, which is no answer."""
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
+
+
+def majority(classes: Tensor) -> Tensor:
+    """The class that more than half of some calls [calls, N] give, [N]; −1 where there is none.
+
+    Example:
+        >>> gradients.majority(torch.tensor([[0, 1, 2], [0, 1, 0], [0, 2, 1]])).tolist()
+        [0, 1, -1]
+    """
+    answer = classes.mode(0).values
+    return torch.where(2 * (classes == answer).sum(0) > len(classes), answer, -1)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -7,8 +7,8 @@ from collections.abc import Hashable, Iterable
 from typing import Literal
 
 import numpy as np
-from scipy import special
 
+from robustspike.results.paired import exact_p
 from robustspike.results.rates import Rate, Record
 from robustspike.results.records import Header, caveats
 from robustspike.results.tables import Table
@@ -296,4 +296,4 @@ def _p_of(a: Entry, b: Entry) -> float | None:
         return None
     one, other = (np.unpackbits(np.frombuffer(bytes.fromhex(entry.stands), np.uint8)) == 1 for entry in (a, b))
     only_a, only_b = int((one & ~other).sum()), int((other & ~one).sum())
-    return float(min(1.0, 2 * special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+    return exact_p(only_a, only_b)

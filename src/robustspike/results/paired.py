@@ -74,14 +74,23 @@ def mcnemar(a: Outcome, b: Outcome) -> McNemar:
             "attacks that count, such as the suite standard"
         )
     only_a, only_b = int((a.robust & ~b.robust).sum()), int((b.robust & ~a.robust).sum())
-    p = min(1.0, 2 * special.bdtr(min(only_a, only_b), only_a + only_b, 0.5))
     names = [f"{o.header.model} under {o.header.suite}" for o in (a, b)]
     if names[0] == names[1]:
         names = ["the first", "the second"]
     return McNemar(
         a=names[0], b=names[1], n=len(a.samples), both=int((a.robust & b.robust).sum()), only_a=only_a, only_b=only_b,
-        p=float(p),
+        p=exact_p(only_a, only_b),
     )  # fmt: skip
+
+
+def exact_p(only_a: int, only_b: int) -> float:
+    """How likely so uneven a split of the samples that are robust in one only is, were both equally robust; two-sided.
+
+    Example:
+        >>> exact_p(3, 0)
+        0.25
+    """
+    return float(min(1.0, 2 * special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
 def _check_same_samples(a: Outcome, b: Outcome) -> None:

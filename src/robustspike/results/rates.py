@@ -37,7 +37,16 @@ def rate(successes: int, n: int) -> Rate:
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"need 0 ≤ successes ≤ n and n ≥ 1, got {successes} of {n}")
+    return with_interval(successes, n)
+
+
+def with_interval(successes: float, n: int) -> Rate:
+    """The share with Clopper and Pearson's interval of n samples; ``successes`` need not be a whole number.
+
+    Shares that are means of numbers between 0 and 1 vary less than samples that are right or wrong: for them the interval
+    holds and is a little wide.
+    """
     missed = n - successes
-    low = float(special.betaincinv(successes, missed + 1, 0.025)) if successes else 0.0
-    high = float(special.betaincinv(successes + 1, missed, 0.975)) if missed else 1.0
+    low = float(special.betaincinv(successes, missed + 1, 0.025)) if successes > 0 else 0.0
+    high = float(special.betaincinv(successes + 1, missed, 0.975)) if missed > 0 else 1.0
     return Rate(value=successes / n, low=low, high=high, n=n)

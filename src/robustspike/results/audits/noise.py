@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import ClassVar
 
-from scipy import special
-
 from robustspike.results.audits.audited import Audited, headlines
 from robustspike.results.audits.tried import nothing_learned
-from robustspike.results.rates import Rate, Record, rate
+from robustspike.results.rates import Rate, Record, rate, with_interval
 from robustspike.results.tables import Table
 from robustspike.results.views import Chart, Line, View
 
@@ -63,7 +61,7 @@ class Noise(Audited):
 
     def mean(self, at: AtNoise) -> Rate:
         """The accuracy under noise, mean over the draws; its interval, of n samples, is a little too wide."""
-        return _mean_rate(sum(at.right) / self.tries, self.n)
+        return with_interval(sum(at.right) / self.tries, self.n)
 
     def worst(self, at: AtNoise) -> Rate:
         """The share of samples that are classified correctly under every draw of noise."""
@@ -214,13 +212,3 @@ def _chart(found: Mapping[str, Noise]) -> Chart:
         lines=tuple(lines),
         note="Bands: 95 % intervals. An accuracy under attack is an upper bound (Liu 2024, Fig. 1).",
     )
-
-
-def _mean_rate(successes: float, n: int) -> Rate:
-    """The mean of n numbers in [0, 1] that sum to ``successes``, with Clopper and Pearson's interval of n samples.
-
-    Numbers between 0 and 1 vary less than samples that are right or wrong, so the interval holds and is a little wide.
-    """
-    low = float(special.betaincinv(successes, n - successes + 1, 0.025)) if successes > 0 else 0.0
-    high = float(special.betaincinv(successes + 1, n - successes, 0.975)) if successes < n else 1.0
-    return Rate(value=successes / n, low=low, high=high, n=n)
