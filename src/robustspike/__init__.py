@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch then asks Linux for huge pages: fewer page faults
 
 from robustspike import audits, data, defences, models
+from robustspike.adapters import AdaptError, adapt
 from robustspike.attacks import (
     APGD,
     ATTACKS,
@@ -52,10 +53,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "APGD", "ASSG", "ATTACKS", "AUDITS", "BPTR", "BPTT", "CBA", "DEFENCES", "DLIF", "ESTIMATORS", "FAB", "HART",
-    "L2", "LIF", "MODELS", "PDSG", "PGD", "RGA", "SAPGD", "SNN", "SUITES", "SURROGATES", "ArcTan", "Budget",
+    "L2", "LIF", "MODELS", "PDSG", "PGD", "RGA", "SAPGD", "SNN", "SUITES", "SURROGATES", "AdaptError", "ArcTan", "Budget",
     "Doubts", "Draws", "EncodedPGD", "Exponential", "Finding", "FromClean", "Gaussian", "GaussianNoise", "Linf",
     "Objective", "Outcome", "OverTime", "Rectangle", "Sigmoid", "Square", "StraightThrough", "Suite", "Transfer",
-    "Triangle", "UniformNoise", "WorstOf", "audit", "audits", "data", "defences", "encoded_fgsm", "estimating",
+    "Triangle", "UniformNoise", "WorstOf", "adapt", "audit", "audits", "data", "defences", "encoded_fgsm", "estimating",
     "evaluate", "fgsm", "fit", "input_gradient", "load_model", "load_outcome", "mcnemar", "models", "parse_budget",
     "relu_network", "relu_twin", "repeat", "rfgsm", "save_model", "suites", "undefended_twin",
 ]  # fmt: skip

@@ -17,12 +17,20 @@ from robustspike.surrogates import Surrogate, Triangle
 class SpikingLayer(Protocol):
     """The contract between a spiking layer and the gradient estimators; an adapter fulfils it for other frameworks.
 
-    While ``gradient_rule`` is set, ``forward(currents)`` must return ``gradient_rule(self, currents)``.
+    While ``gradient_rule`` is set, ``forward(currents)`` must return ``gradient_rule(self, currents)``. Leak and threshold
+    may be tensors that broadcast with one step of the currents.
     """
 
-    leak: float
-    threshold: float
     gradient_rule: Callable[[Any, Tensor], Tensor] | None
+
+    @property
+    def leak(self) -> Any: ...
+    @property
+    def threshold(self) -> Any: ...
+
+    def drive(self, currents: Tensor) -> Tensor:
+        """What reaches the membrane, I[t] in u[t] = λ·v[t−1] + I[t]: the currents, or a synapse's answer to them."""
+        ...
 
     def fire(
         self,
@@ -126,6 +134,10 @@ class LIF(nn.Module):
             )
         return kernels.fire(currents, self._constants(surrogate, detach_reset), slopes)
 
+    def drive(self, currents: Tensor) -> Tensor:
+        """The currents themselves: nothing lies between them and the membrane."""
+        return currents
+
     def potentials(self, currents: Tensor) -> Tensor:
         """Membrane potentials u [T, N, ...] just before firing, differentiable once."""
         return kernels.potentials(currents, self._constants())
@@ -192,9 +204,15 @@ class DLIF(nn.Module):
         return f"time_steps={len(self.p)}"
 
 
-def spiking_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules of a model that fulfil :class:`SpikingLayer`, by their path, each once."""
-    return {name: module for name, module in model.named_modules() if hasattr(module, "gradient_rule")}
+def spiking_layers(model: nn.Module) -> dict[str, Any]:
+    """What of a model fulfils :class:`SpikingLayer`, by its path, each once: modules, or what an adapted network lists."""
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "gradient_rule"):
+            found[name] = module
+        for path, layer in getattr(module, "adapted_layers", {}).items():
+            found[f"{name}.{path}" if name else path] = layer
+    return found
 
 
 class _Repeat(torch.autograd.Function):

@@ -8,6 +8,7 @@ from robustspike.gradients.adaptive import ASSG, PDSG, Memory
 from robustspike.gradients.estimators import BPTR, BPTT, CBA, HART, RGA, Estimator
 from robustspike.gradients.pixels import Loss, cross_entropy, divergence, input_gradient, look
 from robustspike.gradients.seeing import (
+    Rule,
     check_labels,
     chosen_class,
     device_of,
@@ -20,9 +21,9 @@ from robustspike.gradients.seeing import (
 )
 
 __all__ = [
-    "ASSG", "BPTR", "BPTT", "CBA", "ESTIMATORS", "HART", "PDSG", "RGA", "Estimator", "Loss", "Memory", "check_labels",
-    "chosen_class", "cross_entropy", "device_of", "divergence", "errs", "estimating", "frozen", "input_gradient",
-    "is_stochastic", "look", "majority", "recording",
+    "ASSG", "BPTR", "BPTT", "CBA", "ESTIMATORS", "HART", "PDSG", "RGA", "Estimator", "Loss", "Memory", "Rule",
+    "check_labels", "chosen_class", "cross_entropy", "device_of", "divergence", "errs", "estimating", "frozen",
+    "input_gradient", "is_stochastic", "look", "majority", "recording",
 ]  # fmt: skip
 
 ESTIMATORS: dict[str, Callable[..., Estimator]] = {

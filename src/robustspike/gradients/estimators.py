@@ -67,7 +67,7 @@ class BPTR:
         with torch.no_grad():
             spikes = layer.fire(currents)
             fired = spikes.amax(0) > 0
-        return with_slope(spikes, currents, fired.to(spikes.dtype).expand_as(spikes))
+        return with_slope(spikes, layer.drive(currents), fired.to(spikes.dtype).expand_as(spikes))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class RGA:
     without_time: ClassVar[bool] = False
     gamma: float = 0.2
 
-    def slope(self, mean_input: Tensor, leak: float) -> Tensor:
+    def slope(self, mean_input: Tensor, leak: float | Tensor) -> Tensor:
         """The derivative at mean inputs x̄, elementwise."""
         below = (mean_input >= 0) & (mean_input <= 1 - leak)
         above = (mean_input >= 1 - leak) & (mean_input <= 2)
@@ -98,10 +98,11 @@ class RGA:
         return self.gamma * below.to(mean_input.dtype) + rising * above.to(mean_input.dtype)
 
     def __call__(self, layer: SpikingLayer, currents: Tensor) -> Tensor:
+        drive = layer.drive(currents)
         with torch.no_grad():
             spikes = layer.fire(currents)
-            slope = self.slope(currents.mean(0) / layer.threshold, layer.leak)
-        return with_slope(spikes, currents, slope.expand_as(spikes))
+            slope = self.slope(drive.mean(0) / layer.threshold, layer.leak)
+        return with_slope(spikes, drive, slope.expand_as(spikes))
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class CBA:
     without_time: ClassVar[bool] = True
 
     def __call__(self, layer: SpikingLayer, currents: Tensor) -> Tensor:
-        return F.relu(currents)
+        return F.relu(layer.drive(currents))
 
 
 class _MeanOverTime(torch.autograd.Function):
@@ -160,4 +161,4 @@ class HART:
             d = layer.potentials(currents) - layer.threshold
             spikes = (d >= 0).to(currents.dtype)
             slope = Triangle(self.width).slope(d)
-        return with_slope(spikes, _MeanOverTime.apply(currents), slope)
+        return with_slope(spikes, _MeanOverTime.apply(layer.drive(currents)), slope)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def estimating(model: nn.Module, estimator: Estimator, memory: Memory | None = N
     before += [(m, "time_collapsed", m.time_collapsed) for m in timed]
     try:
         for layer in layers:
-            layer.gradient_rule = _as_rule(estimator, memory)
+            layer.gradient_rule = None if estimator == BPTT() else Rule(estimator, memory)
         for m in timed:
             m.time_collapsed = getattr(estimator, "without_time", False)
         yield
@@ -57,12 +58,28 @@ def estimating(model: nn.Module, estimator: Estimator, memory: Memory | None = N
             setattr(owner, name, value)
 
 
-def _as_rule(estimator: Any, memory: Memory | None) -> Callable[[Any, Tensor], Tensor] | None:
-    if estimator == BPTT():
-        return None
-    if memory is not None and getattr(estimator, "remembers", False):
-        return lambda layer, currents: estimator(layer, currents, memory)
-    return lambda layer, currents: estimator(layer, currents)
+@dataclass(frozen=True)
+class Rule:
+    """What a spiking layer holds as its ``gradient_rule``: an estimator, and notes to be taken of what it is given.
+
+    Called with the layer and its currents [T, N, ...] it gives spikes; without an estimator, the layer's own.
+    """
+
+    estimator: Any = None
+    memory: Memory | None = None
+    notes: tuple[list[tuple[Any, Tensor]], ...] = ()
+
+    def __call__(self, layer: Any, currents: Tensor) -> Tensor:
+        self.note(layer, currents)
+        if self.estimator is None:
+            return layer.fire(currents)
+        if self.memory is not None and getattr(self.estimator, "remembers", False):
+            return self.estimator(layer, currents, self.memory)
+        return self.estimator(layer, currents)
+
+    def note(self, layer: Any, currents: Tensor) -> None:
+        for notes in self.notes:
+            notes.append((layer, currents))
 
 
 @contextlib.contextmanager
@@ -81,17 +98,10 @@ def recording(model: nn.Module) -> Iterator[list[tuple[Any, Tensor]]]:
     layers: list[Any] = list(spiking_layers(model).values())
     before = [layer.gradient_rule for layer in layers]
     notes: list[tuple[Any, Tensor]] = []
-
-    def noting(rule: Callable[[Any, Tensor], Tensor] | None) -> Callable[[Any, Tensor], Tensor]:
-        def note(layer: Any, currents: Tensor) -> Tensor:
-            notes.append((layer, currents))
-            return layer.fire(currents) if rule is None else rule(layer, currents)
-
-        return note
-
     try:
         for layer, rule in zip(layers, before, strict=True):
-            layer.gradient_rule = noting(rule)
+            known = rule if isinstance(rule, Rule) else Rule(rule)
+            layer.gradient_rule = replace(known, notes=(*known.notes, notes))
         yield notes
     finally:
         for layer, rule in zip(layers, before, strict=True):
