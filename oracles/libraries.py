@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import foolbox
+import torch
 import torchattacks
+from art.estimators.classification import PyTorchClassifier
 from foolbox.attacks.fast_minimum_norm import best_other_classes
 from foolbox.criteria import Misclassification
 from pyautoattack import AutoAttack
@@ -41,6 +43,24 @@ def of_foolbox(attack: Any, ball: Ball) -> Attack:
         return attack.run(seen, x, Misclassification(y), **options)
 
     return run
+
+
+def of_art(kind: Any, ball: Ball, **options: Any) -> Attack:
+    """A class of ART, which knows arrays of float32 only."""
+    norm = {"Linf": float("inf"), "L2": 2}[ball.norm]
+
+    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        attack = kind(art_classifier(model, x, clip_values=(0, 1)), norm=norm, eps=ball.eps, **options)
+        return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+    return run
+
+
+def art_classifier(model: nn.Module, x: Tensor, **options: Any) -> Any:
+    """A model of images like x, of ten classes, in ART's terms."""
+    return PyTorchClassifier(
+        model, loss=nn.CrossEntropyLoss(), input_shape=tuple(x.shape[1:]), nb_classes=10, device_type="cpu", **options
+    )
 
 
 def fast_gradient(ball: Ball) -> dict[str, Attack]:

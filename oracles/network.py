@@ -1,4 +1,4 @@
-"""The network and the digits that every library attacks."""
+"""The networks and the digits that every library attacks."""
 
 from __future__ import annotations
 
@@ -41,4 +41,19 @@ def relu_network(epochs: int = 10, eps: float = 0.1) -> nn.Sequential:
                 optimizer.step()
     for p in network.parameters():
         p.requires_grad_(False)
+    return network.eval()
+
+
+@cache
+def spiking_network(epochs: int = 3, eps: float = 0.05) -> rs.SNN:
+    """A spiking network with normalisation inside, [N, 1, 8, 8] to [N, 10], in evaluation mode; as the ReLU network.
+
+    Of chance: float32 on another machine trains another network.
+    """
+    data = rs.data.load("digits")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = rs.models.digits_cnn(time_steps=4, mean=data.mean, std=data.std)
+        objective = rs.defences.at(rs.PGD(rs.Linf(eps), steps=3))
+        rs.fit(network, data.train, objective, epochs=epochs, crop_padding=0, flip=False, progress=False)
     return network.eval()

@@ -117,6 +117,24 @@ def test_a_sample_is_attacked_alike_in_every_batch_and_order(make, ball, options
                 assert torch.equal(getattr(attempt, name), getattr(whole, name)[part]), name
 
 
+@attacks
+@balls
+@models
+def test_bound_to_a_model_it_is_the_same_attack(make, ball, options):
+    x, y, _ = batch()
+    model, attack = small_snn(**options).double(), make(ball)
+    x_adv = attack(model, x, y, Draws.of(5, torch.arange(len(x))))
+    assert torch.equal(attack.bind(model, seed=5)(x, y), x_adv)
+    torch.manual_seed(9)
+    assert torch.equal(attack.bind(model, seed=5)(x, y.to(torch.uint8)), x_adv)
+    after = torch.random.get_rng_state()
+    torch.manual_seed(9)
+    assert torch.equal(torch.random.get_rng_state(), after)  # a seed leaves the global generator alone
+    unseeded = attack.bind(model)(x, y)
+    torch.manual_seed(9)
+    assert torch.equal(attack(model, x, y), unseeded)
+
+
 def unusual_model():
     """Mixed modes, some frozen parameters, gradients in place: what a careless attack would disturb."""
     model = small_snn().double().train()
@@ -133,13 +151,14 @@ def test_leaves_model_and_data_as_they_were(make, ball):
     x, y, draws = batch()
     model, x_before, y_before, keys = unusual_model(), x.clone(), y.clone(), draws.keys.clone()
     before = record_of(model)
-    x_adv = make(ball)(model, x, y, draws)
-    assert record_of(model) == before
-    assert torch.equal(x, x_before)
-    assert torch.equal(y, y_before)
-    assert torch.equal(draws.keys, keys)
-    assert not x.requires_grad
-    assert not x_adv.requires_grad
+    for attack in (functools.partial(make(ball), model, draws=draws), make(ball).bind(model)):
+        x_adv = attack(x, y)
+        assert record_of(model) == before
+        assert torch.equal(x, x_before)
+        assert torch.equal(y, y_before)
+        assert torch.equal(draws.keys, keys)
+        assert not x.requires_grad
+        assert not x_adv.requires_grad
 
 
 @attacks
@@ -186,8 +205,9 @@ def test_images_outside_the_unit_range_are_refused(make, ball, bad):
     x, y, draws = batch()
     x[2, 0, 1, 1] = bad
     model = small_snn().double()
-    with pytest.raises(ValueError, match=r"^images must lie in \[0, 1\], got values .*; put normalisation inside"):
-        make(ball)(model, x, y, draws)
+    for attack in (functools.partial(make(ball), model, draws=draws), make(ball).bind(model)):
+        with pytest.raises(ValueError, match=r"^images must lie in \[0, 1\], got values .*; put normalisation inside"):
+            attack(x, y)
 
 
 @attacks

@@ -100,6 +100,7 @@ def test_fused_kernels_equal_the_loop(kernel, name, dtype):
             expected, expected_gradient = run("loop", currents, constants, weight)
             case = f"{layout}, {constants}"
             assert (spikes.dtype, gradient.dtype, gradient.shape) == (dtype, dtype, currents.shape), case
+            assert expected.dtype == dtype, case
             assert torch.equal(spikes, expected), case
             torch.testing.assert_close(
                 gradient, expected_gradient, rtol=tolerance[0], atol=tolerance[1],

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from robustspike.attacks import suites
 from robustspike.attacks.apgd import APGD
 from robustspike.attacks.attempt import Attack, Attempt
+from robustspike.attacks.binding import Bound
 from robustspike.attacks.combine import Transfer, WorstOf
 from robustspike.attacks.encoded import EncodedPGD, encoded_fgsm
 from robustspike.attacks.fab import FAB
@@ -27,6 +28,7 @@ __all__ = [
     "SUITES",
     "Attack",
     "Attempt",
+    "Bound",
     "EncodedPGD",
     "FromClean",
     "GaussianNoise",

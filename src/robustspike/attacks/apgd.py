@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustspike.attacks.attempt import Attempt, adversarial_examples, check_counts, repeats
+from robustspike.attacks.binding import bind
 from robustspike.attacks.losses import targeted_dlr, targeted_margin
 from robustspike.attacks.view import View, climb_towards_each
 from robustspike.balls import Ball
@@ -156,6 +157,7 @@ class APGD:
         return f"APGD-{what}-{self.steps}{repeats(self)}"
 
     __call__ = adversarial_examples
+    bind = bind
     run = climb_towards_each
 
     def _climb(

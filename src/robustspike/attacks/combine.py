@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from robustspike.attacks.attempt import Attack, Attempt, adversarial_examples, best_of, shared_ball
+from robustspike.attacks.binding import bind
 from robustspike.draws import Draws
 
 
@@ -54,6 +55,7 @@ class WorstOf:
         return "worst of " + ", ".join(member.name for member in self.members)
 
     __call__ = adversarial_examples
+    bind = bind
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
         """x_adv and costs summed over the members, see :class:`robustspike.attacks.Attempt`."""
@@ -116,6 +118,7 @@ class Transfer:
         return f"{self.attack.name} from {self.label or type(self.source).__name__}"
 
     __call__ = adversarial_examples
+    bind = bind
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
         """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""

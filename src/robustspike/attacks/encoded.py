@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustspike.attacks.attempt import Attempt, adversarial_examples, calls_for
+from robustspike.attacks.binding import bind
 from robustspike.balls import Ball
 from robustspike.draws import Draws, sampling
 from robustspike.encoders import presenting
@@ -99,6 +100,7 @@ class EncodedPGD:
         return 2.5 * self.ball.eps / self.steps if self.step_size is None else self.step_size
 
     __call__ = adversarial_examples
+    bind = bind
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
         """Codes [N, T, ...] and costs, see :class:`robustspike.attacks.Attempt`."""

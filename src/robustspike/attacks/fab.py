@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustspike.attacks.attempt import Attempt, adversarial_examples, best_of, check_counts, repeats
+from robustspike.attacks.binding import bind
 from robustspike.attacks.losses import margin, targeted_margin
 from robustspike.attacks.view import View, may_stop, others
 from robustspike.balls import Ball
@@ -94,6 +95,7 @@ class FAB:
         return f"FAB-T-{self.steps}{targets}{repeats(self)}"
 
     __call__ = adversarial_examples
+    bind = bind
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
         """x_adv and costs, see :class:`robustspike.attacks.Attempt`; ``restart`` counts targets and their restarts."""

@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from robustspike.attacks.attempt import Attempt, adversarial_examples, best_of
+from robustspike.attacks.attempt import Attempt, adversarial_examples, best_of, check_counts
+from robustspike.attacks.binding import bind
 from robustspike.balls import Ball
 from robustspike.draws import Draws
 
 
-def _check_tries(tries: int) -> None:
-    if tries < 1:
-        raise ValueError(f"tries must be ≥ 1, got {tries}")
+def _with_tries(noise: str, tries: int) -> str:
+    return noise if tries == 1 else f"{noise} ×{tries}"
 
 
 def _best_of_tries(self: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
@@ -44,14 +44,15 @@ class UniformNoise:
     tries: int = 1
 
     def __post_init__(self) -> None:
-        _check_tries(self.tries)
+        check_counts(self, "tries")
 
     __call__ = adversarial_examples
+    bind = bind
     run = _best_of_tries
 
     @property
     def name(self) -> str:
-        return "uniform noise" if self.tries == 1 else f"uniform noise ×{self.tries}"
+        return _with_tries("uniform noise", self.tries)
 
     def perturb(self, x: Tensor, draws: Draws) -> Tensor:
         """One try for each sample, [N, ...]."""
@@ -74,14 +75,15 @@ class GaussianNoise:
     tries: int = 1
 
     def __post_init__(self) -> None:
-        _check_tries(self.tries)
+        check_counts(self, "tries")
 
     __call__ = adversarial_examples
+    bind = bind
     run = _best_of_tries
 
     @property
     def name(self) -> str:
-        return "Gaussian noise" if self.tries == 1 else f"Gaussian noise ×{self.tries}"
+        return _with_tries("Gaussian noise", self.tries)
 
     def perturb(self, x: Tensor, draws: Draws) -> Tensor:
         """One try for each sample, [N, ...]."""

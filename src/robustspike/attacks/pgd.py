@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from robustspike.attacks.attempt import Attempt, adversarial_examples, best_of, check_counts, repeats
+from robustspike.attacks.binding import bind
 from robustspike.attacks.losses import FromClean
 from robustspike.attacks.view import View, answers, may_stop
 from robustspike.balls import Ball
@@ -80,6 +81,7 @@ class PGD:
         return f"PGD-{self.steps}" + "".join(unusual) + repeats(self)
 
     __call__ = adversarial_examples
+    bind = bind
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws | None = None) -> Attempt:
         """x_adv and costs, see :class:`robustspike.attacks.Attempt`."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustspike.attacks.apgd import checkpoints
 from robustspike.attacks.attempt import Attempt, adversarial_examples, check_counts, repeats
+from robustspike.attacks.binding import bind
 from robustspike.attacks.losses import targeted_margin
 from robustspike.attacks.view import View, climb_towards_each
 from robustspike.balls import Ball
@@ -96,6 +97,7 @@ class SAPGD:
         return f"SA-PGD-{what}{self.steps}{other}{repeats(self)}"
 
     __call__ = adversarial_examples
+    bind = bind
     run = climb_towards_each
 
     def _climb(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustspike.attacks.attempt import Attempt, adversarial_examples, check_counts
+from robustspike.attacks.binding import bind
 from robustspike.attacks.losses import margin
 from robustspike.attacks.view import View, may_stop
 from robustspike.balls import Ball
@@ -84,6 +85,7 @@ class Square:
         return f"Square-{self.queries}" + "".join(unusual)
 
     __call__ = adversarial_examples
+    bind = bind
 
     def p(self, query: int) -> float:
         """The share of the places that query number ``query`` changes.

@@ -33,6 +33,11 @@ def empty_steps(currents: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_strided(currents.shape, strides, dtype=dtype, device=currents.device)
 
 
+def _reset(u: Tensor, s: Tensor, neuron: Neuron) -> Tensor:
+    """What is left of the potentials u after the spikes s."""
+    return u * (1 - s) if neuron.hard_reset else u - neuron.threshold * s
+
+
 def fire(currents: Tensor, neuron: Neuron, slopes: Tensor | None = None) -> Tensor:
     """Spikes [T, N, ...] from currents [T, N, ...]; charge, fire and reset as in the project's definition of the neuron.
 
@@ -44,10 +49,9 @@ def fire(currents: Tensor, neuron: Neuron, slopes: Tensor | None = None) -> Tens
         u = neuron.leak * v + current
         d = u - neuron.threshold
         s = spike(d, neuron.surrogate) if slopes is None else with_slope((d >= 0).to(d.dtype), d, slopes[t])
-        r = s.detach() if neuron.detach_reset else s
-        v = u * (1 - r) if neuron.hard_reset else u - neuron.threshold * r
-        spikes.append(s.to(currents.dtype))
-    return torch.stack(spikes)
+        v = _reset(u, s.detach() if neuron.detach_reset else s, neuron)
+        spikes.append(s)
+    return torch.stack(spikes).to(currents.dtype)
 
 
 def potentials(currents: Tensor, neuron: Neuron) -> Tensor:
@@ -57,7 +61,6 @@ def potentials(currents: Tensor, neuron: Neuron) -> Tensor:
         torch.add(currents[0], 0, out=u[0])  # v[0] = 0: a current of −0 makes a potential of +0
         for t in range(1, len(u)):
             s = (u[t - 1] >= neuron.threshold).to(u.dtype)
-            v = u[t - 1] * (1 - s) if neuron.hard_reset else u[t - 1] - neuron.threshold * s
-            torch.mul(v, neuron.leak, out=u[t])
+            torch.mul(_reset(u[t - 1], s, neuron), neuron.leak, out=u[t])
             u[t] += currents[t]
         return u

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +43,7 @@ from robustspike.report.words import (
 )
 from robustspike.results import MARKS, Comparison, Network, Rate, Table, View, caveats, marked
 from robustspike.results.trends import Trend, trend
+from robustspike.writing import write_text
 
 
 def attacks_of(comparison: Comparison) -> list[str]:
@@ -235,7 +235,7 @@ def write_html(comparison: Comparison, path: str | Path) -> None:
         comparison: the networks and their figures.
         path: the file; its folder is made where missing.
     """
-    _write(html_of(comparison), Path(path))
+    write_text(Path(path), html_of(comparison))
 
 
 def write_curves(comparison: Comparison, path: str | Path) -> None:
@@ -246,14 +246,4 @@ def write_curves(comparison: Comparison, path: str | Path) -> None:
     """
     if not any(network.curve for network in comparison.networks):
         raise ValueError("expected a network with an ε-curve, got none; attack it at several ε first")
-    _write(standalone(curves(comparison.networks, WIDE).svg), Path(path))
-
-
-def _write(text: str, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(Path(path), standalone(curves(comparison.networks, WIDE).svg))
