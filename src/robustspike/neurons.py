@@ -51,6 +51,10 @@ class SpikingLayer(Protocol):
         """Membrane potentials u [T, N, ...] before firing, differentiable with the surrogate trained with."""
         ...
 
+    def slope(self, potentials: Tensor) -> Tensor:
+        """∂s/∂u at these potentials, of any shape, by the surrogate trained with."""
+        ...
+
 
 class LIF(nn.Module):
     """Leaky integrate-and-fire neurons.
@@ -141,6 +145,10 @@ class LIF(nn.Module):
     def potentials(self, currents: Tensor) -> Tensor:
         """Membrane potentials u [T, N, ...] just before firing, differentiable once."""
         return kernels.potentials(currents, self._constants())
+
+    def slope(self, potentials: Tensor) -> Tensor:
+        """∂s/∂u of the layer's own surrogate at potentials u, elementwise."""
+        return self.surrogate.slope(potentials - self.threshold)
 
     def _constants(self, surrogate: Surrogate | None = None, detach_reset: bool | None = None) -> kernels.Neuron:
         detach = self.detach_reset if detach_reset is None else detach_reset

@@ -21,7 +21,7 @@ from robustspike.checkpoints import fingerprint, settings_text, write_text
 from robustspike.data import Split
 from robustspike.data.stratify import stratified
 from robustspike.evaluate import evaluate
-from robustspike.evaluate.settings import as_suite, check_data, versions
+from robustspike.evaluate.settings import as_suite, check_data, network_name, versions
 from robustspike.gradients import Estimator
 from robustspike.neurons import spiking_layers
 from robustspike.progress import progress_bar
@@ -103,7 +103,7 @@ def audit(
         "eps": eps, "estimator": estimator, "attack": attack, "seed": seed, "batch_size": batch_size,
         "class_names": class_names,
     }  # fmt: skip
-    name = model_name or type(model).__name__
+    name = model_name or network_name(model)
     header = _header(model, part, shared, own, name, data_name)
     suite, notes = _suite(attacks, header, standard if spiking_layers(model) else autoattack)
     check_data(model, part)
@@ -162,7 +162,7 @@ def _header(
     return AuditHeader(
         model=model_name, weights_fingerprint=fingerprint(model), data=data_name, data_fingerprint=data.fingerprint(),
         n=len(data), eps=shared["eps"], seed=shared["seed"], batch_size=shared["batch_size"], settings=settings,
-        versions=versions(),
+        versions=versions(model),
     )  # fmt: skip
 
 

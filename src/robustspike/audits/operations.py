@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustspike.attacks.suites import describe_estimator
 from robustspike.audits.batches import Batch, Stopwatch, Watch, batches
 from robustspike.audits.probability import usual
-from robustspike.audits.trail import KINDS, Layout, Tally, Trail, kind_of, layouts_of
+from robustspike.audits.trail import KINDS, Layout, Tally, Trail, layouts_of, operations_of
 from robustspike.audits.windows import Windows, dimensions
 from robustspike.data import Split
 from robustspike.draws import sampling
@@ -69,10 +69,10 @@ def operations(
         for batch in batches(model, data, "operations", seed, batch_size, watch):
             for name, way in ways.items():
                 tallies[name].append(_followed(model, batch, way, layouts, asks_why=name == AS_IT_IS))
-    found = []
+    found, operations = [], operations_of(model)
     for path in tallies[AS_IT_IS][0]:
         joined = {name: _joined([batch[path] for batch in parts]) for name, parts in tallies.items()}
-        found.append(_operation(path, PIXELS if path == PIXELS else kind_of(model.get_submodule(path)), joined))
+        found.append(_operation(path, PIXELS if path == PIXELS else operations[path][1], joined))
     return Operations(
         n=len(data), seed=seed, under=f"gradient of the cross-entropy, {describe_estimator(estimator)}",
         gradients=len(ways) * len(data), seconds=clock.seconds, operations=tuple(found),

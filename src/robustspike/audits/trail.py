@@ -22,6 +22,7 @@ from robustspike.audits.windows import (
     dimensions,
 )
 from robustspike.draws import sampling
+from robustspike.neurons import spiking_layers
 
 KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "convolution": CONVOLUTIONS,
@@ -43,6 +44,13 @@ def kind_of(module: nn.Module) -> str | None:
     if hasattr(module, "gradient_rule"):
         return "spiking"
     return next((kind for kind, classes in KINDS.items() if isinstance(module, classes)), None)
+
+
+def operations_of(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """The operations that are followed, by path, each with its kind; another framework's neurons are spiking ones."""
+    adapted = {layer.neuron for layer in spiking_layers(model).values() if not isinstance(layer, nn.Module)}
+    kinds = ((path, module, "spiking" if module in adapted else kind_of(module)) for path, module in model.named_modules())
+    return {path: (module, kind) for path, module, kind in kinds if kind is not None}
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,8 @@ def zeros(module: nn.Module, g: Tensor, g_out: Tensor) -> Zeros:
     """From the gradients at an operation's input and at its output.
 
     An entry leads to the outputs whose window covers it (convolution, pooling), to all of its sample (linear layer), to its
-    own place (BatchNorm), and to its neuron's spikes of this and of all later steps (spiking layer with a leak above 0).
+    own place (BatchNorm), and to its neuron's spikes of this and of all later steps (spiking layer with a leak above 0; of
+    another framework: of this step).
 
     Example:
         >>> from robustspike.audits.trail import zeros
@@ -134,8 +143,8 @@ def zeros(module: nn.Module, g: Tensor, g_out: Tensor) -> Zeros:
         ([[[True, False, False]]], [[[False, False, True]]])
     """
     some = g_out != 0
-    kind, nowhere = kind_of(module), torch.zeros((), dtype=torch.bool, device=g.device)
-    if kind == "spiking" and getattr(module, "leak", 1) != 0:
+    kind, nowhere = kind_of(module) or "spiking", torch.zeros((), dtype=torch.bool, device=g.device)
+    if kind == "spiking" and getattr(module, "leak", 0) != 0:
         some = some.flip(0).cumsum(0).flip(0) > 0
     elif kind == "linear":
         some = some.any(-1, keepdim=True)
@@ -180,11 +189,10 @@ class Trail:
         """Within the block forward passes are followed, and what their backward passes bring is counted."""
         handles = []
         try:
-            for path, module in model.named_modules():
-                if kind_of(module) is not None:
-                    running: list[list[Tensor]] = []  # what each call under way will hear at its output
-                    handles.append(module.register_forward_pre_hook(self._before(path, running)))
-                    handles.append(module.register_forward_hook(_after(running)))
+            for path, (module, _) in operations_of(model).items():
+                running: list[list[Tensor]] = []  # what each call under way will hear at its output
+                handles.append(module.register_forward_pre_hook(self._before(path, running)))
+                handles.append(module.register_forward_hook(_after(running)))
             yield
         finally:
             for handle in handles:
@@ -242,8 +250,7 @@ def layouts_of(model: nn.Module, batch: Batch) -> dict[tuple[str, int], Layout |
         calls: Counter[str] = Counter()
         handles = [
             module.register_forward_pre_hook(_noting(path, inputs, calls))
-            for path, module in model.named_modules()
-            if kind_of(module) is not None
+            for path, (module, _) in operations_of(model).items()
         ]
         try:
             with torch.no_grad(), sampling(batch.draws[rows]):

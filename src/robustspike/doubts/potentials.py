@@ -27,21 +27,13 @@ class _Looking:
     def __call__(self, layer: Any, currents: Tensor) -> Tensor:
         u = layer.potentials(currents.detach())
         distance = ((u - layer.threshold) / layer.threshold).abs()
-        slope, peak = own_slope(layer, u), own_slope(layer, torch.zeros_like(u[:1]) + layer.threshold)
+        slope, peak = layer.slope(u).abs(), layer.slope(torch.zeros_like(u[:1]) + layer.threshold).abs()
         live = (slope > 0) & (slope >= LIVE * peak.nan_to_num(0.0))
         self.seen[id(layer)] = Reach(
             float(live.float().mean()), float((distance <= 1).float().mean()), float(distance.median())
         )
         spikes: Tensor = layer.fire(currents)
         return spikes
-
-
-def own_slope(layer: Any, u: Tensor) -> Tensor:
-    """|∂s/∂u| of a layer's own surrogate at potentials u [T, N, ...], each taken as the current of a single step."""
-    with torch.enable_grad():
-        potentials = u.detach().reshape(1, -1, *u.shape[2:]).requires_grad_()
-        (slope,) = torch.autograd.grad(layer.fire(potentials).sum(), potentials)
-    return slope.abs().reshape(u.shape)
 
 
 def reach(subject: Subject) -> dict[str, Reach]:

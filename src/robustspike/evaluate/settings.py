@@ -54,10 +54,17 @@ def member_of(attack: Attack) -> Member:
     )
 
 
-def versions() -> dict[str, str]:
-    """Of Python and the packages that figures may depend on."""
-    packages = {name: metadata.version(name) for name in ("robustspike", "torch", "numpy")}
+def versions(model: nn.Module) -> dict[str, str]:
+    """Of Python and the packages that figures may depend on: that of an adapted network's framework among them."""
+    own = [framework.name for framework in getattr(model, "frameworks", ())]
+    packages = {name: metadata.version(name) for name in ("robustspike", "torch", "numpy", *own)}
     return {"python": platform.python_version(), **packages}
+
+
+def network_name(model: nn.Module) -> str:
+    """What a network is called where nobody has said it: by its class, and by the user's where it is adapted."""
+    own = getattr(model, "model", model) if hasattr(model, "adapted_layers") else model
+    return type(own).__name__
 
 
 def header_of(
@@ -77,9 +84,9 @@ def header_of(
         n=len(data),
         data=data_name,
         data_fingerprint=data.fingerprint(),
-        model=model_name or type(model).__name__,
+        model=model_name or network_name(model),
         weights_fingerprint=fingerprint(model),
         calls=calls_for(model, on_device(device, data.images[:2], model)),
         budget=budget,
-        versions=versions() | {"device": device.type},
+        versions=versions(model) | {"device": device.type},
     )
