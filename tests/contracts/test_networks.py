@@ -21,6 +21,11 @@ SMALL = {
     "vgg11": {"image_size": 16, "in_channels": 1},
     "wrn16": {"image_size": 4, "in_channels": 1},
     **{name: {"image_size": 8, "in_channels": 1} for name in MODELS if "resnet" in name},
+    **{
+        name: {"image_size": 32, "in_channels": 1, "width": 16, "pooled_size": 1}
+        for name in MODELS
+        if "spiking-vgg" in name
+    },
 }
 pytestmark = pytest.mark.usefixtures("one_thread")
 estimators = pytest.mark.parametrize("estimator", [make() for make in ESTIMATORS.values()], ids=ESTIMATORS)

@@ -7,7 +7,7 @@ from torch import nn
 from robustspike.experiment import Experiment, read_experiment
 from robustspike.experiment.record import GROUPS, OF_NETWORKS
 from robustspike.experiment.runs import load_data, make_model, train
-from robustspike.models import MODELS, SETTINGS, ResNetSettings, Settings, SEWSettings
+from robustspike.models import MODELS, SETTINGS, ResNetSettings, Settings, SEWSettings, SpikingVGGSettings
 
 SMALL = {"data": "digits", "train_limit": 40, "time_steps": 1}
 
@@ -19,9 +19,9 @@ def made(**given):
 
 def test_every_network_says_what_it_can_be_told():
     assert list(SETTINGS) == list(MODELS)
-    kinds = {"sew": SEWSettings, "spiking": ResNetSettings}
+    kinds = {"sew-resnet": SEWSettings, "spiking-resnet": ResNetSettings, "spiking-vgg": SpikingVGGSettings}
     for name, kind in SETTINGS.items():
-        assert kind is kinds.get(name.split("-")[0], Settings)
+        assert kind is kinds.get(name.rstrip("0123456789"), Settings)
     assert set(OF_NETWORKS) <= set(GROUPS["Network"])
 
 

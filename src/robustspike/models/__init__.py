@@ -17,12 +17,20 @@ from robustspike.models.resnet import (
 )
 from robustspike.models.settings import Settings, from_record
 from robustspike.models.snn import SNN
+from robustspike.models.spiking_vgg import (
+    SpikingVGGSettings,
+    spiking_vgg11,
+    spiking_vgg13,
+    spiking_vgg16,
+    spiking_vgg19,
+)
 from robustspike.models.vgg import digits_cnn, vgg5, vgg11
 from robustspike.models.wideresnet import wrn16
 
 __all__ = [
-    "MODELS", "SETTINGS", "SNN", "ResNetSettings", "SEWSettings", "Settings", "build", "digits_cnn", "sew_resnet18",
-    "sew_resnet34", "sew_resnet50", "spiking_resnet18", "spiking_resnet34", "spiking_resnet50", "vgg5", "vgg11", "wrn16",
+    "MODELS", "SETTINGS", "SNN", "ResNetSettings", "SEWSettings", "Settings", "SpikingVGGSettings", "build", "digits_cnn",
+    "sew_resnet18", "sew_resnet34", "sew_resnet50", "spiking_resnet18", "spiking_resnet34", "spiking_resnet50",
+    "spiking_vgg11", "spiking_vgg13", "spiking_vgg16", "spiking_vgg19", "vgg5", "vgg11", "wrn16",
 ]  # fmt: skip
 
 MODELS: dict[str, Callable[..., SNN]] = {
@@ -36,12 +44,17 @@ MODELS: dict[str, Callable[..., SNN]] = {
     "spiking-resnet18": spiking_resnet18,
     "spiking-resnet34": spiking_resnet34,
     "spiking-resnet50": spiking_resnet50,
+    "spiking-vgg11": spiking_vgg11,
+    "spiking-vgg13": spiking_vgg13,
+    "spiking-vgg16": spiking_vgg16,
+    "spiking-vgg19": spiking_vgg19,
 }
 
 # What each of them can be told.
 SETTINGS: dict[str, type[Settings]] = dict.fromkeys(MODELS, Settings)
 SETTINGS |= {name: SEWSettings for name in MODELS if name.startswith("sew-")}
-SETTINGS |= {name: ResNetSettings for name in MODELS if name.startswith("spiking-")}
+SETTINGS |= {name: ResNetSettings for name in MODELS if name.startswith("spiking-resnet")}
+SETTINGS |= {name: SpikingVGGSettings for name in MODELS if name.startswith("spiking-vgg")}
 
 
 def build(record: dict[str, Any]) -> SNN:
