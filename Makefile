@@ -40,11 +40,16 @@ $(ORACLES)/.installed: pyproject.toml oracles/requirements.txt
 
 install: $(READY)
 
+# Older releases that many networks were built with, beside the current ones: some tests run again with these.
+OLDER := $(VENV)/older-frameworks
+OLDER_FRAMEWORKS := spikingjelly==0.0.0.0.14 snntorch==0.9.4
+
 # Remade when the dependencies change.
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "robustspike needs Python 3.11 or newer; say make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(OLDER) $(OLDER_FRAMEWORKS)
 	touch $@
 
 clean:

@@ -1,6 +1,9 @@
 """Networks and data that several tests share."""
 
 import copy
+import os
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +15,9 @@ from robustspike.defences import vanilla
 from robustspike.models import SNN, Settings, digits_cnn
 from robustspike.neurons import OverTime, spiking_layers
 from robustspike.train import fit
+
+# Where `make install` puts older releases of the SNN frameworks.
+os.environ.setdefault("ROBUSTSPIKE_OLDER", str(Path(sys.prefix) / "older-frameworks"))
 
 
 class InDouble(nn.Module):

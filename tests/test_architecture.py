@@ -9,12 +9,12 @@ SOURCE = Path(__file__).parents[1] / "src" / "robustspike"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 RANKS = {
-    **dict.fromkeys(("surrogates", "draws", "balls", "results", "progress", "processes"), 0),
+    **dict.fromkeys(("surrogates", "draws", "balls", "results", "progress", "processes", "writing"), 0),
     **dict.fromkeys(("neurons", "kernels", "encoders", "data", "report"), 1),
     **dict.fromkeys(("models", "gradients"), 2),
     **dict.fromkeys(("attacks", "defences", "adapters", "checkpoints"), 3),
-    **dict.fromkeys(("train", "evaluate", "audits", "doubts"), 4),
-    **dict.fromkeys(("experiment", "demo", "stand_ins"), 5),
+    **dict.fromkeys(("train", "evaluate", "audits", "doubts", "state_files"), 4),
+    **dict.fromkeys(("experiment", "demo", "stand_ins", "doctor"), 5),
     "cli": 6,
 }
 # Exceptions to "only to a lower rank" (or within one package): allowed all the same, or forbidden although lower.

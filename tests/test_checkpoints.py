@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -17,15 +18,14 @@ from robustspike.checkpoints import (
     load_model,
     load_weights,
     read_tensors,
-    replacing,
     save_model,
     settings_text,
     tensors_fingerprint,
     write_tensors,
-    write_text,
 )
 from robustspike.models import digits_cnn
 from robustspike.surrogates import Sigmoid
+from robustspike.writing import replacing, write_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -225,7 +225,7 @@ def full_disk(*_args, **_kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-WAYS = {"replace": (checkpoints.os, "replace"), "write": (Path, "write_bytes"), "killed": (Path, "write_bytes")}
+WAYS = {"replace": (os, "replace"), "write": (Path, "write_bytes"), "killed": (Path, "write_bytes")}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -247,7 +247,7 @@ def test_a_failed_write_leaves_the_old_file_whole(saved, monkeypatch, way):
 
 
 def test_a_failed_first_write_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints.os, "replace", full_disk)
+    monkeypatch.setattr(os, "replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_text(tmp_path / "log.jsonl", "text")
     assert list(tmp_path.iterdir()) == []

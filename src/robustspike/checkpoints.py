@@ -5,16 +5,14 @@ Files are written beside their target and then renamed, so a killed process or a
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import inspect
 import json
-import os
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from robustspike.models import SNN, build
+from robustspike.writing import replacing
 
 FORMAT = "robustspike-1"
 
@@ -65,8 +65,21 @@ def fingerprint(model: nn.Module) -> str:
         >>> fingerprint(weights) == fingerprint(other)
         False
     """
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    return hashlib.sha256(f"{architecture(model)} {tensors_fingerprint(tensors)}".encode()).hexdigest()[:16]
+    return fingerprint_of(architecture(model), tensors_of(model))
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a model, saved or not, without the state that calls leave in its neurons."""
+    state = {
+        f"{path}.{name}" if path else name for path, m in model.named_modules() for name in getattr(m, "transient", ())
+    }
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name not in state}
+    return dict(model.named_parameters()) | buffers
+
+
+def fingerprint_of(architecture: str, tensors: Mapping[str, Tensor]) -> str:
+    """The fingerprint of a model with this :func:`architecture` and these parameters and buffers."""
+    return hashlib.sha256(f"{architecture} {tensors_fingerprint(tensors)}".encode()).hexdigest()[:16]
 
 
 def settings_text(value: Any) -> str:
@@ -106,29 +119,6 @@ def _read(code: types.CodeType) -> str:
     """What a function's code does, names and inner functions included, and not where it is written."""
     consts = [_read(const) if inspect.iscode(const) else repr(const) for const in code.co_consts]
     return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {code.co_freevars} {consts}"
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, renamed to ``path`` if the block succeeds and removed if it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        yield unfinished
-        with unfinished.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(unfinished, path)
-    except OSError as error:
-        error.filename = str(path)  # a full disk names none
-        raise
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole text file or nothing."""
-    with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
@@ -189,7 +179,18 @@ def load_model(path: str | Path) -> SNN:
     """
     path = Path(path)
     path = path / "weights.safetensors" if path.is_dir() else path
-    tensors, record = read_tensors(path)
+    return model_of(*read_tensors(path), path)
+
+
+def model_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any], path: Path) -> SNN:
+    """The network of what :func:`read_tensors` found in a file, in evaluation mode.
+
+    Raises:
+        CheckpointError: if that is no network, or one that cannot be built.
+    """
+    if "network" in record:
+        target = record["network"].get("target")
+        raise CheckpointError(f"{path} holds the tensors of {target}, which only that file can make a network of")
     if "model" not in record:
         raise CheckpointError(f"{path} holds no network (its record has {', '.join(record) or 'nothing'})")
     try:
@@ -214,7 +215,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str | 
     wrong += [
         f"{name} is {list(tensors[name].shape)} and should be {list(own[name].shape)}"
         for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
+        if name in tensors and not is_lazy(own[name]) and tensors[name].shape != own[name].shape
     ]
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from robustspike.attacks import Suite
 from robustspike.attacks.suites import liu2024
-from robustspike.checkpoints import write_text
 from robustspike.experiment import Experiment, attack, audit, comparison, default_eps, evaluation_name, show, train
 from robustspike.results import Comparison, Rate, comparison_table
+from robustspike.writing import write_text
 
 DEFENCES = ("vanilla", "at", "sr", "sr-star")
 # Pairs of networks of which the second should withstand more: vanilla < SR, AT < SR*.

@@ -112,7 +112,7 @@ def test_a_process_killed_within_an_epoch_resumes_bit_for_bit(tmp_path):
 def test_a_kill_between_two_files_loses_no_more_than_an_epoch(tmp_path, monkeypatch, write):
     """Each epoch replaces best (here: as it happens), weights, log and state in turn."""
     whole = fingerprint(train()[0])
-    replace, calls = checkpoints.os.replace, []
+    replace, calls = os.replace, []
 
     def counted(source, target):
         calls.append(target)
@@ -121,7 +121,7 @@ def test_a_kill_between_two_files_loses_no_more_than_an_epoch(tmp_path, monkeypa
         replace(source, target)
 
     with monkeypatch.context() as m:
-        m.setattr(checkpoints.os, "replace", counted)
+        m.setattr(os, "replace", counted)
         with pytest.raises(Killed):
             train(out=tmp_path)
     again, log = train(out=tmp_path, resume=True)

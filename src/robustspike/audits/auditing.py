@@ -17,7 +17,7 @@ from robustspike.attacks.suites import autoattack, standard
 from robustspike.audits.batches import Watch
 from robustspike.audits.reporting import AuditReport
 from robustspike.balls import Linf
-from robustspike.checkpoints import fingerprint, settings_text, write_text
+from robustspike.checkpoints import fingerprint, settings_text
 from robustspike.data import Split
 from robustspike.data.stratify import stratified
 from robustspike.evaluate import evaluate
@@ -27,6 +27,7 @@ from robustspike.neurons import spiking_layers
 from robustspike.progress import progress_bar
 from robustspike.results import Audited, Budget, Network, Outcome, ResultError
 from robustspike.results.audits.files import AUDIT_FILE, AuditHeader, read_audit_header, read_audits
+from robustspike.writing import write_text
 
 EVALUATION = "evaluation"
 

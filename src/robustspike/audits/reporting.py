@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustspike.checkpoints import write_text
 from robustspike.results import Audited, Comparison, Network, Outcome, comparison_table
+from robustspike.writing import write_text
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,9 @@ def kind_of(module: nn.Module) -> str | None:
 def operations_of(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """The operations that are followed, by path, each with its kind; another framework's neurons are spiking ones."""
     adapted = {layer.neuron for layer in spiking_layers(model).values() if not isinstance(layer, nn.Module)}
-    kinds = ((path, module, "spiking" if module in adapted else kind_of(module)) for path, module in model.named_modules())
+    kinds = (
+        (path, module, "spiking" if module in adapted else kind_of(module)) for path, module in model.named_modules()
+    )
     return {path: (module, kind) for path, module, kind in kinds if kind is not None}
 
 

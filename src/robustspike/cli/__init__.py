@@ -1,4 +1,4 @@
-"""The command line: train | attack | audit | sweep | reproduce | compare | report | demo | list."""
+"""The command line: train | attack | audit | sweep | reproduce | compare | report | doctor | demo | list."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from robustspike.cli.attacking import attack_command
 from robustspike.cli.auditing import audit_command
+from robustspike.cli.doctoring import doctor_command
 from robustspike.cli.reading import SECTIONS, compare_command, list_command, report_command
 from robustspike.cli.repeating import reproduce_command, sweep_command
 from robustspike.cli.sentences import INTERRUPTED, one_sentence
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reproduce": reproduce_command,
     "compare": compare_command,
     "report": report_command,
+    "doctor": doctor_command,
     "demo": demo_command,
     "list": list_command,
 }

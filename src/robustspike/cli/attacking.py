@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from torch import nn
 
-from robustspike.attacks import LOSSES, Suite
+from robustspike.attacks import LOSSES
 from robustspike.cli.flags import Config, Out, Progress, Resume, number, whole_numbers
 from robustspike.cli.sentences import say, say_table
-from robustspike.encoders import ENCODERS
+from robustspike.experiment import (
+    Attackable,
+    attackable,
+    curve_of,
+    default_eps,
+    evaluation_name,
+    is_target,
+    make_suite,
+    sources,
+    usual_suite,
+)
 from robustspike.experiment import attack as attack_run
-from robustspike.experiment import curve_of, default_eps, evaluation_name, make_suite, read_experiment, sources
 from robustspike.results import Doubts, Outcome, parse_budget
 
 SUITE = "Suites and attacks"
-Run = Annotated[Path, typer.Argument(help="Folder of a training run.", show_default=False)]
+OWN = "A network of your own"
+Run = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of a training run, or a network of your own: my_net.py:make_model.", show_default=False
+    ),
+]
 SuiteName = Annotated[
     str | None,
     typer.Option(help="Published set of attacks; see `robustspike list suites`.", show_default="standard",
@@ -70,8 +85,29 @@ TransferFrom = Annotated[
 ]  # fmt: skip
 Split = Annotated[str, typer.Option(help="test or validation.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Attack only so many samples.", show_default="all")]
-Checkpoint = Annotated[str, typer.Option(help="last, or best by validation accuracy.")]
-DataName = Annotated[str | None, typer.Option(help="Where the data is now.", show_default="as trained")]
+Checkpoint = Annotated[
+    str | None, typer.Option(help="Of a run: last, or best by validation accuracy.", show_default="last")
+]
+DataName = Annotated[
+    str | None,
+    typer.Option(help="Of a run: where its data is now. Of your own network: digits, my.npz, images/, …",
+                 show_default="as trained"),
+]  # fmt: skip
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="Its weights: .safetensors, .pt, .pth, .ckpt; no code in the file is executed.",
+                 show_default="as made", rich_help_panel=OWN),
+]  # fmt: skip
+TimeSteps = Annotated[
+    int | None,
+    typer.Option(min=1, help="T, where it takes one step per call or a sequence.", show_default="its own",
+                 rich_help_panel=OWN),
+]  # fmt: skip
+ImageSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Pixels to which images of a folder are resized.", show_default="as they are",
+                 rich_help_panel=OWN),
+]  # fmt: skip
 Each = Annotated[
     bool, typer.Option("--each", help="Run every attack on every sample, not only on those still standing.")
 ]
@@ -103,8 +139,11 @@ def attack_command(
     transfer_from: TransferFrom = None,
     split: Split = "test",
     limit: Limit = None,
-    checkpoint: Checkpoint = "last",
+    checkpoint: Checkpoint = None,
     data: DataName = None,
+    weights: Weights = None,
+    time_steps: TimeSteps = None,
+    image_size: ImageSize = None,
     each: Each = False,
     budget: BudgetText = None,
     doubts: DoubtSamples = 32,
@@ -116,7 +155,10 @@ def attack_command(
     config: Config = None,
     progress: Progress = True,
 ) -> None:
-    """Attack a trained network: every attack under every estimator, and the worst case per sample.
+    """Attack a network: every attack under every estimator, and the worst case per sample.
+
+    It is one that `train` left in a folder, or one that a function in a file of yours returns, of PyTorch, SpikingJelly,
+    snnTorch or Norse.
 
     [bold]Examples[/bold]
 
@@ -128,32 +170,44 @@ def attack_command(
 
     robustspike attack runs/b --eps 8/255 --resume   (goes on after a kill)
 
+    robustspike attack my_net.py:make_model --weights best.pt --data images/ --suite standard
+
     torchrun --nproc-per-node 2 -m robustspike.cli attack runs/b --eps 8/255   (two processes share the work)
     """
-    (suite, samples), radii = _suite_and_draws(run, suite, attack, samples), _radii(eps, run, norm)
-    single = {"step_size": number(step_size, "--step-size"), "restarts": restarts, "samples": samples}
-    lengths, spend = whole_numbers(steps, "--steps"), parse_budget(budget) if budget else None
-
-    def suite_of(radius: str, models: Sequence[nn.Module]) -> Suite:
-        return make_suite(
-            radius, suite, attacks=attack or (), estimators=estimator or (), norm=norm, steps=lengths,
-            sources=models, loss=loss, targets=targets, queries=queries, **single,
-        )  # fmt: skip
-
+    own = is_target(run)
+    attacked = attackable(
+        run, checkpoint=checkpoint, data=data, weights=weights, time_steps=time_steps, image_size=image_size,
+        out=out if own else None, accelerator=accelerator,
+    )  # fmt: skip
+    (suite, samples), radii = _suite_and_draws(attacked, suite, attack, samples), _radii(eps, attacked, norm)
+    how: dict[str, Any] = {
+        "attacks": attack or (), "estimators": estimator or (), "norm": norm, "steps": whole_numbers(steps, "--steps"),
+        "step_size": number(step_size, "--step-size"), "restarts": restarts, "samples": samples, "loss": loss,
+        "targets": targets, "queries": queries,
+    }  # fmt: skip
+    spend = parse_budget(budget) if budget else None
     for radius in radii:  # what cannot be is refused before a twin is trained
-        suite_of(radius, [nn.Identity() for _ in transfer_from or ()])
-    place = {"checkpoint": checkpoint, "data": data, "accelerator": accelerator, "progress": progress}
-    models = sources(run, transfer_from or (), **place)  # type: ignore[arg-type]
+        make_suite(radius, suite, sources=[nn.Identity() for _ in transfer_from or ()], **how)
+    models = sources(attacked, transfer_from or (), progress=progress)
     outcomes: dict[Path, Outcome] = {}
     for radius in radii:
-        chosen = suite_of(radius, models)
-        name = evaluation_name(chosen, split, limit, checkpoint, seed, not each, spend)
-        folder = run / "attacks" / name if out is None else out / name if len(radii) > 1 else out
-        outcomes[folder] = attack_run(
-            run, chosen, split=split, limit=limit, out=folder, resume=resume, seed=seed, batch_size=batch_size,
-            survivors_only=not each, budget=spend, doubts=doubts, **place,  # type: ignore[arg-type]
+        chosen = make_suite(radius, suite, sources=models, **how)
+        name = evaluation_name(chosen, split, limit, attacked.checkpoint, seed, not each, spend)
+        place = attacked.folder / "attacks" / name if own or out is None else out / name if len(radii) > 1 else out
+        outcomes[place] = attack_run(
+            attacked, chosen, split=split, limit=limit, out=place, resume=resume, seed=seed, batch_size=batch_size,
+            survivors_only=not each, budget=spend, doubts=doubts, progress=progress,
         )  # fmt: skip
     tell(list(outcomes.values()))
+    _tell_where(attacked.folder, outcomes, transfer_from or (), maker=str(run) if own and weights is None else None)
+
+
+def _tell_where(
+    run: Path, outcomes: Mapping[Path, Outcome], transfer_from: Sequence[str], maker: str | None = None
+) -> None:
+    """Where weights and examples came from, where the rows are, and what to do next."""
+    if maker is not None:
+        say(f"No --weights were given: these figures are of the weights that {maker} gives the network itself.")
     if transfer_from:
         say(f"Transferred from, in this order: {', '.join(transfer_from)}.")
     finished = all(outcome.finished for outcome in outcomes.values())
@@ -162,22 +216,22 @@ def attack_command(
 
 
 def _suite_and_draws(
-    run: Path, suite: str | None, attack: Sequence[str] | None, samples: int | None
+    attacked: Attackable, suite: str | None, attack: Sequence[str] | None, samples: int | None
 ) -> tuple[str, int | None]:
     """The suite's name, and the draws for each gradient: 20 where the default suite meets a stochastic network."""
     if suite is not None and attack:
         raise ValueError(f"--suite {suite} and --attack {attack[0]} exclude each other: leave one out")
-    suite = suite or "standard"
-    if samples is None and suite == "standard" and not attack and ENCODERS[read_experiment(run).encoder].stochastic:
+    suite = suite or usual_suite(attacked.model)
+    if samples is None and suite == "standard" and not attack and attacked.stochastic():
         samples = 20
     return suite, samples
 
 
-def _radii(text: str | None, run: Path, norm: str) -> list[str]:
+def _radii(text: str | None, attacked: Attackable, norm: str) -> list[str]:
     """The radii with commas between them; the recipe's, which are of L∞ balls, where none is given."""
     if text is None and norm != "Linf":
         raise ValueError(f"--norm {norm} needs --eps: the recipes' radii are of L∞ balls")
-    text = default_eps(read_experiment(run).data) if text is None else text
+    text = default_eps(attacked.source) if text is None else text
     return list(dict.fromkeys(part.strip() for part in text.split(",")))
 
 

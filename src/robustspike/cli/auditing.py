@@ -10,13 +10,32 @@ from typing import Annotated
 import typer
 
 from robustspike.audits import AUDITS, AuditReport, side_by_side
-from robustspike.cli.attacking import Accelerator, BatchSize, Checkpoint, DataName, DoubtSamples, Run, Seed
+from robustspike.cli.attacking import (
+    Accelerator,
+    BatchSize,
+    Checkpoint,
+    DataName,
+    DoubtSamples,
+    ImageSize,
+    Run,
+    Seed,
+    TimeSteps,
+    Weights,
+)
 from robustspike.cli.flags import Config, Progress, Resume
 from robustspike.cli.reporting import write_comparison
 from robustspike.cli.sentences import say, say_table
+from robustspike.experiment import (
+    attackable,
+    default_eps,
+    make_suite,
+    near,
+    parse_estimator,
+    usual_suite,
+)
 from robustspike.experiment import audit as audit_run
-from robustspike.experiment import default_eps, make_suite, near, parse_estimator, read_experiment
 from robustspike.experiment.compare import distinctly_named
+from robustspike.experiment.index import PAGE
 from robustspike.results import Budget, comparison_table, parse_budget
 
 Audits = Annotated[
@@ -29,7 +48,9 @@ Compare = Annotated[
 ]
 Samples = Annotated[int, typer.Option(min=1, help="So many test samples, stratified by class.")]
 Radius = Annotated[str | None, typer.Option(help="L∞ radius in pixel units, such as 8/255.", show_default="recipe")]
-SuiteName = Annotated[str, typer.Option(help="What the robust accuracy is measured under.")]
+SuiteName = Annotated[
+    str | None, typer.Option(help="What the robust accuracy is measured under.", show_default="standard")
+]
 EstimatorName = Annotated[
     str | None,
     typer.Option(help="How gradients pass through the neurons: rga, bptt:arctan:2, …", show_default="the model's own"),
@@ -40,20 +61,25 @@ BudgetText = Annotated[
                       'both ("2000,10min"); --resume does the rest.', show_default="none"),
 ]  # fmt: skip
 Page = Annotated[
-    Path | None, typer.Option("--out", help="The page.", show_default="report.html in the run", rich_help_panel="Run")
-]
+    Path | None,
+    typer.Option("--out", help="The page, PAGE.html; or a folder for it, of your own network for all results.",
+                 show_default="report.html in the run", rich_help_panel="Run"),
+]  # fmt: skip
 
 
 def audit_command(
     run: Run,
     compare: Compare = None,
     audit: Audits = None,
-    suite: SuiteName = "standard",
+    suite: SuiteName = None,
     eps: Radius = None,
     samples: Samples = 100,
     estimator: EstimatorName = None,
-    checkpoint: Checkpoint = "last",
+    checkpoint: Checkpoint = None,
     data: DataName = None,
+    weights: Weights = None,
+    time_steps: TimeSteps = None,
+    image_size: ImageSize = None,
     budget: BudgetText = None,
     doubts: DoubtSamples = 32,
     seed: Seed = 0,
@@ -64,7 +90,7 @@ def audit_command(
     config: Config = None,
     progress: Progress = True,
 ) -> None:
-    """Audit a trained network: its worst case, its gradients, what they hide, and a page that shows it all.
+    """Audit a network: its worst case, its gradients, what they hide, and a page that shows it all.
 
     Records go to RUN/audits, the evaluation to RUN/attacks. With --resume what is there is used, and other audits are added.
 
@@ -77,22 +103,29 @@ def audit_command(
     robustspike audit runs/b --audit gradients --audit heatmaps --budget 10min
 
     robustspike audit runs/b --budget 10min --resume   (goes on)
+
+    robustspike audit my_net.py:make_model --weights best.pt --data images/
     """
     for name in audit or ():
         if name not in AUDITS:
             raise ValueError(f"there is no audit {name!r}; {near(name, AUDITS)}")
     spend = parse_budget(budget) if budget else Budget()
+    page, folder = (out, None) if out is not None and out.suffix == ".html" else (None, out)
+    first = attackable(
+        run, checkpoint=checkpoint, data=data, weights=weights, time_steps=time_steps, image_size=image_size, out=folder,
+        accelerator=accelerator,
+    )  # fmt: skip
+    others = [attackable(o, checkpoint=checkpoint, data=data, accelerator=accelerator) for o in compare or ()]
     reports = {}
-    experiments = {folder: read_experiment(folder) for folder in (run, *(compare or ()))}
-    for folder, experiment in experiments.items():
-        radius = default_eps(experiment.data) if eps is None else eps
-        reports[folder] = audit_run(
-            folder, audits=audit, suite=make_suite(radius, suite), eps=radius, samples=samples, checkpoint=checkpoint,
-            data=data, estimator=None if estimator is None else parse_estimator(estimator), resume=resume, seed=seed,
-            batch_size=batch_size, budget=spend, doubts=doubts, accelerator=accelerator, progress=progress,
+    for network in (first, *others):
+        radius = default_eps(network.source) if eps is None else eps
+        reports[network.folder] = audit_run(
+            network, audits=audit, suite=make_suite(radius, suite or usual_suite(network.model)), eps=radius,
+            samples=samples, estimator=None if estimator is None else parse_estimator(estimator), resume=resume, seed=seed,
+            batch_size=batch_size, budget=spend, doubts=doubts, progress=progress,
         )  # fmt: skip
-        _tell(reports[folder])
-    _write(reports, out or run / "report.html")
+        _tell(reports[network.folder])
+    _write(reports, page or (folder or first.folder) / PAGE)
 
 
 def _tell(report: AuditReport) -> None:

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustspike.checkpoints import write_text
 from robustspike.cli.sentences import say, say_table
 from robustspike.experiment.index import PAGE, Run, compared, find_runs, leaderboard, own_comparison, read_run
 from robustspike.results import Comparison, Table, comparison_table
 from robustspike.results.leaderboard import Leaderboard, Missing
+from robustspike.writing import write_text
 
 INDEX = "index.html"
 BESIDE = (".json", ".md", ".tex")

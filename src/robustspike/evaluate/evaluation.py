@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from robustspike.attacks import Attack, Suite
-from robustspike.checkpoints import write_text
 from robustspike.data import Split
 from robustspike.evaluate.blocks import evaluate_block
 from robustspike.evaluate.folder import Rows, append, differences, merge, previous_rows, rows_file
@@ -19,6 +18,7 @@ from robustspike.evaluate.settings import as_suite, check_data, header_of
 from robustspike.processes import Processes, launched
 from robustspike.progress import progress_bar
 from robustspike.results import DOUBTS_FILE, Budget, Doubts, Header, Outcome, ResultError, outcome_of, read_doubts
+from robustspike.writing import write_text
 
 
 def evaluate(

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from robustspike.checkpoints import write_text
 from robustspike.results import (
     DOUBTS_FILE,
     HEADER_FILE,
@@ -19,6 +18,7 @@ from robustspike.results import (
     read_header,
     read_rows,
 )
+from robustspike.writing import write_text
 
 Rows = dict[int, dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""Audits of trained runs: where they lie in a run's folder, how they are made, and how they are found again."""
+"""Audits of networks: where they lie in a run's folder, how they are made, and how they are found again."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustspike.attacks import Suite
-from robustspike.attacks.suites import describe_estimator, standard
+from torch import nn
+
+from robustspike.attacks import SUITES, Suite
+from robustspike.attacks.suites import describe_estimator
 from robustspike.audits import AuditReport
 from robustspike.audits import audit as audit_model
 from robustspike.balls import Linf
-from robustspike.checkpoints import load_model
-from robustspike.experiment.names import chosen
+from robustspike.experiment.attackable import Attackable, attackable
+from robustspike.experiment.evaluations import attack
+from robustspike.experiment.own_record import recorded
 from robustspike.experiment.recipes import default_eps
-from robustspike.experiment.record import read_experiment
-from robustspike.experiment.runs import CHECKPOINTS, attack, device, load_data
 from robustspike.gradients import Estimator
+from robustspike.neurons import spiking_layers
 from robustspike.results import Audited, Budget, Header, Outcome, ResultError
 from robustspike.results.audits.files import AUDIT_FILE, read_audit_header, read_audits
 
@@ -45,13 +47,13 @@ def audit_folder(
 
 
 def audit(
-    run: str | Path,
+    run: str | Path | Attackable,
     *,
     audits: Sequence[str] | None = None,
     suite: Suite | Outcome | None = None,
     eps: float | str | None = None,
     samples: int = 100,
-    checkpoint: str = "last",
+    checkpoint: str | None = None,
     data: str | None = None,
     estimator: Estimator | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -63,12 +65,12 @@ def audit(
     accelerator: str = "auto",
     progress: bool = True,
 ) -> AuditReport:
-    """Audit a trained network on its own test data; records go to ``RUN/audits``, the evaluation to ``RUN/attacks``.
+    """Audit a network on its test data; records go to ``RUN/audits``, the evaluation to ``RUN/attacks``.
 
     Args:
-        run: the folder of a training run.
+        run: the folder of a training run, or what :func:`attackable` returned, which has a checkpoint, data and device.
         audits: names in :data:`robustspike.AUDITS`; None: all.
-        suite: what the robust accuracy is measured under; None: ``standard``; an outcome: that evaluation as it is.
+        suite: what the robust accuracy is measured under; None: :func:`usual_suite`; an outcome: that evaluation as it is.
         eps: L∞ radius of the audits in pixel units; None: the recipe's.
         samples: so many test samples, stratified by class.
         checkpoint, data, accelerator: as in :func:`attack`.
@@ -78,25 +80,37 @@ def audit(
     Raises:
         CheckpointError, ResultError, ValueError: see :func:`attack` and :func:`robustspike.audit`.
     """
-    experiment = read_experiment(run)
-    radius = Linf(default_eps(experiment.data) if eps is None else eps).eps
-    model = load_model(Path(run) / chosen("checkpoint", checkpoint, CHECKPOINTS)).to(device(accelerator))
-    whole = load_data(experiment, data, samples)
-    place = audit_folder(run, radius, len(whole.test), seed, checkpoint, estimator)
+    attacked = attackable(run, checkpoint=checkpoint, data=data, accelerator=accelerator)
+    radius = Linf(default_eps(attacked.source) if eps is None else eps).eps
+    whole = attacked.data(samples)
+    place = audit_folder(attacked.folder, radius, len(whole.test), seed, attacked.checkpoint, estimator)
     if (place / AUDIT_FILE).exists() and not resume:
         raise ResultError(f"{place} holds an audit already; go on with it (--resume), or delete it first")
+    attacked.claim(whole.test.images)
     if isinstance(suite, Outcome):
         outcome = suite
     else:
+        chosen = suite or SUITES[usual_suite(attacked.model)](radius)
         outcome = attack(
-            run, suite or standard(radius), limit=samples, checkpoint=checkpoint, data=data, resume=True, seed=seed,
-            batch_size=batch_size, budget=budget, doubts=doubts, accelerator=accelerator, progress=progress,
+            attacked, chosen, limit=samples, resume=True, seed=seed, batch_size=batch_size, budget=budget, doubts=doubts,
+            progress=progress,
         )  # fmt: skip
     return audit_model(
-        model, whole.test, attacks=outcome, eps=radius, audits=audits, samples=None, out=place, resume=resume, seed=seed,
-        batch_size=batch_size, estimator=estimator, options=options, budget=budget, model_name=outcome.header.model,
-        data_name=outcome.header.data, class_names=whole.class_names, training=experiment.model_dump(), progress=progress,
+        attacked.model, whole.test, attacks=outcome, eps=radius, audits=audits, samples=None, out=place, resume=resume,
+        seed=seed, batch_size=batch_size, estimator=estimator, options=options, budget=budget,
+        model_name=outcome.header.model, data_name=outcome.header.data, class_names=whole.class_names,
+        training=recorded(attacked.folder).model_dump(), progress=progress,
     )  # fmt: skip
+
+
+def usual_suite(model: nn.Module) -> str:
+    """The name of the suite for a network for which none is asked for: one without spiking layers has no estimators.
+
+    Example:
+        >>> usual_suite(digits_cnn(time_steps=2)), usual_suite(nn.Linear(2, 2))
+        ('standard', 'autoattack')
+    """
+    return "standard" if spiking_layers(model) else "autoattack"
 
 
 def audits_of(run: Path, header: Header) -> tuple[dict[str, Audited], list[str]]:

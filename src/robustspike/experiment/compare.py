@@ -11,8 +11,8 @@ from typing import Any
 from robustspike.checkpoints import CheckpointError
 from robustspike.experiment.auditing import audits_of
 from robustspike.experiment.names import near
-from robustspike.experiment.objectives import make_objective
-from robustspike.experiment.record import RECORD, Experiment, read_experiment
+from robustspike.experiment.own_record import recorded
+from robustspike.experiment.record import NETWORK, RECORD, Experiment
 from robustspike.experiment.runs import EVALUATIONS
 from robustspike.results import (
     HEADER_FILE,
@@ -31,21 +31,27 @@ from robustspike.results import (
 )  # fmt: skip
 from robustspike.train import LOG
 
+RECORDS = (RECORD, NETWORK)
+
 
 def run_folders(paths: Iterable[str | Path]) -> list[Path]:
-    """The training runs that these folders are, or hold at any depth.
+    """The runs that these folders are, or hold at any depth: folders that say what their network is.
 
     Raises:
         CheckpointError: if one of them neither is nor holds a run.
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        inside = [path] if (path / RECORD).is_file() else sorted(file.parent for file in path.rglob(RECORD))
+        inside = [path] if any((path / name).is_file() for name in RECORDS) else sorted(_below(path))
         if not inside:
             there = "no run in it" if path.is_dir() else "no such folder"
             raise CheckpointError(f"{path}: {there} (no {RECORD}); make one with `robustspike train --out {path}`")
         found += inside
     return list(dict.fromkeys(found))
+
+
+def _below(path: Path) -> set[Path]:
+    return {file.parent for name in RECORDS for file in path.rglob(name)}
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def evaluation_folders(paths: Sequence[str | Path], evaluation: str | None = Non
     folders = list(map(Path, paths))
     runs = {folder: Evaluations.of(folder) for folder in folders if not (folder / HEADER_FILE).is_file()}
     for run, found in runs.items():
-        read_experiment(run)
+        recorded(run)
         for error in found.unread.values():
             if not found.headers:
                 raise error
@@ -136,7 +142,7 @@ def comparison(
     others = sorted({name for run in networks for name in headers[run]} - {evaluation} - _in_curves(networks, headers))
     also = [f"Also evaluated, not in this table: {', '.join(others)}."] if others else []
     first = next(iter(networks.values())).summary.header
-    models = list(dict.fromkeys(str(network.training["model"]) for network in networks.values()))
+    models = list(dict.fromkeys(recorded(run).title for run in networks))
     shown = distinctly_named(networks)
     return Comparison(
         title=title or f"{', '.join(models)} on {first.data}",
@@ -187,22 +193,23 @@ def _outcome(run: Path, evaluation: str, headers: dict[str, Header]) -> Outcome:
 
 def _network(run: Path, outcome: Outcome, headers: dict[str, Header]) -> tuple[Network, list[str]]:
     """A run's figures with its audits, and what of these could not be read."""
-    experiment, summary = read_experiment(run), outcome.summary()
-    name = make_objective(experiment).name
+    record, summary = recorded(run), outcome.summary()
     audits, missing = audits_of(run, outcome.header)
-    training, curve = _training(run, experiment), _curve(run, name, summary, headers)
-    return Network(name=name, training=training, summary=summary, curve=curve, audits=audits), missing
+    curve, training = _curve(run, record.label, summary, headers), record.model_dump()
+    if isinstance(record, Experiment):
+        training |= _trained(run)
+    return Network(name=record.label, training=training, summary=summary, curve=curve, audits=audits), missing
 
 
-def _training(run: Path, experiment: Experiment) -> dict[str, Any]:
-    """The record, and what the log says of the last epoch."""
+def _trained(run: Path) -> dict[str, Any]:
+    """What the log says of the training and its last epoch."""
     import json
 
     log = run / LOG
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {"epochs_done": len(rows), "training_seconds": sum(row["seconds"] for row in rows)}
     last = {"validation_accuracy": rows[-1]["validation_accuracy"], "loss": rows[-1]["loss"]} if rows else {}
-    return experiment.model_dump() | done | last
+    return done | last
 
 
 def _conditions(header: Header) -> tuple[Any, ...]:

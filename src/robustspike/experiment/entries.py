@@ -15,7 +15,7 @@ import numpy as np
 
 from robustspike.attacks import SUITES
 from robustspike.balls import BALLS
-from robustspike.checkpoints import CheckpointError, fingerprint, load_model
+from robustspike.checkpoints import CheckpointError, fingerprint, fingerprint_of, model_of, read_tensors
 from robustspike.evaluate.settings import member_of
 from robustspike.experiment.runs import CHECKPOINTS, EVALUATIONS
 from robustspike.results import Header, Member, Outcome, ResultError, load_outcome, read_rows
@@ -29,18 +29,22 @@ class Weights:
 
     fingerprint: str
     architecture: str
-    time_steps: int
+    time_steps: int | None
     classes: int
     parameters: int
 
 
 def weights_in(path: Path) -> Weights:
-    """The network in a file.
+    """The network in a file; of one that a user's file made, what is said of it, and its tensors.
 
     Raises:
         CheckpointError: if the file is missing, damaged or foreign.
     """
-    model = load_model(path)
+    tensors, record = read_tensors(path)
+    if (said := record.get("network")) is not None:
+        known = {name: said[name] for name in ("architecture", "time_steps", "classes", "parameters")}
+        return Weights(fingerprint=fingerprint_of(said["modules"], tensors), **known)
+    model = model_of(tensors, record, path)
     return Weights(
         fingerprint=fingerprint(model),
         architecture=model.settings.name,

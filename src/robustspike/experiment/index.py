@@ -12,8 +12,8 @@ from robustspike.experiment.auditing import AUDITED, audits_of
 from robustspike.experiment.compare import comparison
 from robustspike.experiment.entries import Checkpoints, Weights, entry_of
 from robustspike.experiment.names import near
-from robustspike.experiment.objectives import make_objective
-from robustspike.experiment.record import RECORD, Experiment, read_experiment
+from robustspike.experiment.own_record import OwnNetwork, recorded
+from robustspike.experiment.record import NETWORK, RECORD, Experiment
 from robustspike.experiment.runs import CHECKPOINTS, EVALUATIONS
 from robustspike.experiment.sources import STAND_INS
 from robustspike.results import (
@@ -38,7 +38,7 @@ class Run:
 
     Attributes:
         folder: where it is.
-        recorded: whether it says how it was trained: ``experiment.yaml`` is there and can be read.
+        recorded: whether it says what its network is: ``experiment.yaml`` or ``network.yaml`` is there and can be read.
         entries: its evaluations with a readable header, each checked.
         lacks: what it lacks itself, one sentence each.
         unread: what cannot be read of its evaluations and audits.
@@ -83,7 +83,7 @@ def _runs_in(path: Path) -> Iterator[Path]:
     for folder, inside, files in os.walk(path):
         evaluations = Path(folder, EVALUATIONS)
         evaluated = EVALUATIONS in inside and any(evaluations.glob(f"*/{HEADER_FILE}"))
-        if evaluated or {RECORD, CHECKPOINTS["last"]} & set(files):
+        if evaluated or {RECORD, NETWORK, CHECKPOINTS["last"]} & set(files):
             yield Path(folder)
             inside[:] = [name for name in inside if name not in (EVALUATIONS, AUDITED, STAND_INS)]
         inside[:] = [name for name in inside if not name.startswith(".")]
@@ -100,11 +100,11 @@ def read_run(folder: Path, beside: Path) -> Run:
         there = (folder / CHECKPOINTS["last"]).exists()
         lacks.append(_from(folder, last) if there else f"{CHECKPOINTS['last']} is missing, so nothing can be checked")
     elif not isinstance(record, str):
-        lacks += _differing(record[1], last)
+        lacks += _differing(record, last)
     headers, unread = _headers(folder)
     if not headers and not unread:
         lacks.append(f"no evaluation yet; run `robustspike attack {folder}`")
-    name, defence = ("", "") if isinstance(record, str) else (record[0], record[1].defence)
+    name, defence = ("", "") if isinstance(record, str) else (record.label, record.defence)
     page = f"{where}/{PAGE}"
     entries = tuple(
         entry_of(folder, one, header, checkpoints, network=name, defence=defence, where=where, page=page)
@@ -120,22 +120,25 @@ def read_run(folder: Path, beside: Path) -> Run:
     )
 
 
-def _recorded(folder: Path) -> tuple[str, Experiment] | str:
-    """The name of the training objective and the record; a sentence where there is none."""
-    path = folder / RECORD
+def _recorded(folder: Path) -> Experiment | OwnNetwork | str:
+    """What it says of its network; a sentence where that is nothing."""
+    path = folder / NETWORK if (folder / NETWORK).is_file() else folder / RECORD
     if not path.is_file():
         return f"{RECORD} is missing: how it was trained is not known"
     try:
         if not path.read_bytes().strip():
-            return f"{RECORD} is empty: how it was trained is not known"
-        experiment = read_experiment(folder)
-        return make_objective(experiment).name, experiment
+            return f"{path.name} is empty: how it was trained is not known"
+        return recorded(folder)
     except ValueError as error:
         return f"{_from(folder, error)}: how it was trained is not known"
 
 
-def _differing(experiment: Experiment, weights: Weights) -> list[str]:
-    said, there = (experiment.model, experiment.time_steps), (weights.architecture, weights.time_steps)
+def _differing(record: Experiment | OwnNetwork, weights: Weights) -> list[str]:
+    if isinstance(record, OwnNetwork):
+        if record.fingerprint == weights.fingerprint:
+            return []
+        return [f"{NETWORK} says weights {record.fingerprint}, but those in the folder are {weights.fingerprint}"]
+    said, there = (record.model, record.time_steps), (weights.architecture, weights.time_steps)
     if said == there:
         return []
     texts = [f"{model} with T = {time_steps}" for model, time_steps in (said, there)]

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict
 
 from robustspike.attacks import Suite
 from robustspike.attacks.suites import describe
+from robustspike.experiment.evaluations import attack, evaluation_name
 from robustspike.experiment.making import make_suite
 from robustspike.experiment.record import NO_DIFFERENCE, Experiment, read_experiment
-from robustspike.experiment.runs import EVALUATIONS, attack, evaluation_name, train
+from robustspike.experiment.runs import EVALUATIONS, train
 from robustspike.experiment.sources import sources
 from robustspike.processes import several
 from robustspike.progress import progress_bar

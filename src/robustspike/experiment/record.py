@@ -15,11 +15,12 @@ from robustspike.checkpoints import CheckpointError
 from robustspike.data.augment import AUGMENTATIONS
 from robustspike.encoders import ENCODERS
 from robustspike.experiment.names import chosen, near, parse_defence, parse_estimators, parse_surrogate
-from robustspike.experiment.objectives import TRAIN_LOSSES, check_attack
+from robustspike.experiment.objectives import TRAIN_LOSSES, check_attack, make_objective
 from robustspike.experiment.recipes import filled, read_yaml, settings_of, untaken
 from robustspike.models import MODELS, SETTINGS
 
 RECORD = "experiment.yaml"
+NETWORK = "network.yaml"  # in its place where a file of the user's made the network
 
 # Fields that make no difference to what is trained: a run may go on with others.
 NO_DIFFERENCE = {"accelerator", "tensorboard", "save_every"}
@@ -227,6 +228,16 @@ class Experiment(BaseModel):
             del settings[ignored]  # the row's, where another network takes the place of its own
         return cls.of(**settings)
 
+    @property
+    def label(self) -> str:
+        """What tables call the network: its training objective."""
+        return make_objective(self).name
+
+    @property
+    def title(self) -> str:
+        """What pages call the network."""
+        return self.model
+
     def yaml(self) -> str:
         """All fields, one per line."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
@@ -268,6 +279,11 @@ def read_experiment(run: str | Path) -> Experiment:
     if not Path(run).is_dir():
         raise CheckpointError(
             f"no run at {run}: there is no such folder; make one with `robustspike train --out {run}`"
+        )
+    if (path.parent / NETWORK).is_file() and not path.is_file():
+        raise CheckpointError(
+            f"{run} holds figures of a network of your own, not a training run; name its file again, as in "
+            f"`robustspike attack my_net.py:make_model --weights best.pt --data images/ --out {run}`"
         )
     if not path.is_file():
         raise CheckpointError(f"{run} is no training run: {RECORD} is missing; make one with `robustspike train`")

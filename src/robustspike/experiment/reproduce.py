@@ -10,7 +10,6 @@ from typing import Any
 
 from robustspike.attacks import SUITES
 from robustspike.balls import parse_eps
-from robustspike.checkpoints import write_text
 from robustspike.data import DATA, DataError, load
 from robustspike.evaluate.settings import member_of
 from robustspike.experiment.compare import comparison
@@ -21,6 +20,7 @@ from robustspike.experiment.record import NO_DIFFERENCE, Experiment
 from robustspike.experiment.rows import PAPER, Figure, Reproduction, Row
 from robustspike.experiment.runs import load_data
 from robustspike.results import Summary, caveats, doubts_sentence, under
+from robustspike.writing import write_text
 
 BLACK_BOX = ", black box"
 CLASSES = {"cifar10": 10, "cifar100": 100}

@@ -11,9 +11,10 @@ from torch import nn
 
 from robustspike.checkpoints import CheckpointError, architecture, load_model, read_tensors, save_model
 from robustspike.data import Split
-from robustspike.experiment.names import chosen, near
-from robustspike.experiment.record import RECORD, Experiment, read_experiment
-from robustspike.experiment.runs import CHECKPOINTS, device, load_data
+from robustspike.experiment.attackable import Attackable, attackable
+from robustspike.experiment.names import near
+from robustspike.experiment.record import RECORD, Experiment
+from robustspike.gradients import device_of
 from robustspike.models import SNN
 from robustspike.processes import launched
 from robustspike.stand_ins import relu_network, relu_twin, undefended_twin
@@ -29,10 +30,10 @@ SOURCES = {
 
 
 def sources(
-    run: str | Path,
+    run: str | Path | Attackable,
     names: Sequence[str],
     *,
-    checkpoint: str = "last",
+    checkpoint: str | None = None,
     data: str | None = None,
     accelerator: str = "auto",
     progress: bool = True,
@@ -43,15 +44,16 @@ def sources(
     ``run/stand-ins``; asked for again, they are read from there.
 
     Args:
-        run: the folder of the attacked run.
+        run: the folder of the attacked run, or what :func:`attackable` returned, which has a checkpoint, data and device.
         names: "twin", "relu-twin", "relu" (see :mod:`robustspike.stand_ins`), or the folder of another run.
-        checkpoint: of the attacked run, "last" or "best".
+        checkpoint: of the attacked run, "last" (None: that) or "best".
         data: where its data is now, if no longer where the record says.
         accelerator: "auto", "cpu", "cuda", …
         progress: show a progress bar while a twin is trained.
 
     Raises:
-        ValueError: for a name that is none of these, or a network for other images or classes.
+        ValueError: for a name that is none of these, a network for other images or classes, or a twin of a network that
+            was not trained here.
         CheckpointError: if weights are missing, damaged or foreign.
     """
     if not names:
@@ -59,37 +61,47 @@ def sources(
     for name in names:
         if name not in SOURCES and not (Path(name) / RECORD).is_file():
             raise ValueError(f"nothing to transfer from at {name!r}: it is no folder of a run; {near(name, SOURCES)}")
-    experiment = read_experiment(run)
-    model = load_model(Path(run) / chosen("checkpoint", checkpoint, CHECKPOINTS)).to(device(accelerator))
-    train = load_data(experiment, data).train if {"twin", "relu-twin"} & set(names) else None
+    attacked = attackable(run, checkpoint=checkpoint, data=data, accelerator=accelerator)
+    model, twins = attacked.model, {"twin", "relu-twin"} & set(names)
+    train = _training_data(attacked, sorted(twins)) if twins else None
 
     def source(name: str) -> nn.Module:
         if name == "relu":
             return relu_network(model)
         if name not in SOURCES or train is None:
             return _other_run(Path(name), model)
-        path = Path(run) / STAND_INS / f"{name}.safetensors"
+        path = attacked.folder / STAND_INS / f"{name}.safetensors"
         with launched() as processes:  # one trains, all read
-            processes.first(lambda: _kept(path, name, model, train, experiment, accelerator, progress))
-        twin = load_model(path).to(device(accelerator))
+            processes.first(lambda: _kept(path, name, model, *train, accelerator, progress))
+        twin = load_model(path).to(device_of(model))
         return relu_network(twin) if name == "relu-twin" else twin
 
     return [source(name) for name in names]
 
 
-def _other_run(folder: Path, model: SNN) -> SNN:
+def _training_data(attacked: Attackable, twins: Sequence[str]) -> tuple[Split, Experiment]:
+    """What twins are trained on, and how."""
+    if attacked.experiment is None:
+        raise ValueError(
+            f"--transfer-from {twins[0]}: how {attacked.name} was trained is not known, so no twin can be; take "
+            "relu, or the folder of a run on the same data"
+        )
+    return attacked.data(None).train, attacked.experiment
+
+
+def _other_run(folder: Path, model: nn.Module) -> SNN:
     other = load_model(folder / WEIGHTS)
-    for name in ("num_classes", "in_channels", "image_size"):
+    for name in ("num_classes", "in_channels", "image_size") if isinstance(model, SNN) else ():
         theirs, mine = getattr(other.settings, name), getattr(model.settings, name)
         if theirs != mine:
             raise ValueError(
                 f"cannot transfer from {folder}: {name} is {theirs} there and {mine} here; take a run on the same data"
             )
-    return other.to(next(model.parameters()).device)
+    return other.to(device_of(model))
 
 
 def _kept(
-    path: Path, name: str, model: SNN, train: Split, experiment: Experiment, accelerator: str, progress: bool
+    path: Path, name: str, model: nn.Module, train: Split, experiment: Experiment, accelerator: str, progress: bool
 ) -> None:
     """Train a twin into a file, unless the file holds just this twin."""
     options = {

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustspike.checkpoints import write_text
 from robustspike.experiment.jobs import Ended, Job, Plan, run_jobs
 from robustspike.experiment.names import near, parse_defence
 from robustspike.experiment.points import Point, Sweep, written
 from robustspike.experiment.recipes import default_eps, suited
 from robustspike.experiment.record import Experiment
+from robustspike.writing import write_text
 
 FIGURES = "sweep.json", "sweep.md", "sweep.csv", "sweep.svg"
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustspike.checkpoints import CheckpointError, load_weights, read_tensors, write_tensors, write_text
+from robustspike.checkpoints import CheckpointError, load_weights, read_tensors, write_tensors
 from robustspike.models import SNN
 from robustspike.train.averaging import Average
 from robustspike.train.settings import Epoch, Schedule
 from robustspike.train.validation import better
+from robustspike.writing import write_text
 
 WEIGHTS, BEST, STATE, LOG = "weights.safetensors", "best.safetensors", "state.safetensors", "log.jsonl"
 

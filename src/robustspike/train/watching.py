@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from robustspike.checkpoints import replacing
+from robustspike.writing import replacing
 
 TENSORBOARD = "tensorboard"
 EVENTS = "events.out.tfevents.robustspike"
