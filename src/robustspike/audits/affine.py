@@ -162,6 +162,7 @@ def ways(model: nn.Module, sent: Trains, x: Tensor) -> list[Way]:
     with estimating(model, BPTT()):  # no copy of an estimator that is looking through it
         twin = copy.deepcopy(model).double()
     x, time_steps = x.double(), sent.time_steps
+    _check_double(twin, x)
     shapes = [sent.encoded.shape, *(each.spikes.shape for each in sent.layers)]
     lengths = [len(sent.encoded), *(len(each.spikes) for each in sent.layers)]
     with frozen(twin):
@@ -178,6 +179,17 @@ def ways(model: nn.Module, sent: Trains, x: Tensor) -> list[Way]:
         affine = None if why else _affine(each, bases[previous[0]], ones[k], most[k])
         found.append(Way(previous, affine, why))
     return found
+
+
+def _check_double(twin: nn.Module, x: Tensor) -> None:
+    try:
+        with frozen(twin), torch.no_grad():
+            twin(x)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the bounds are computed in float64, in which this network does not run ({error}); snnTorch's neurons, for one, "
+            "send float32"
+        ) from None
 
 
 def _constant(values: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
