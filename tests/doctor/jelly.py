@@ -14,7 +14,7 @@ def jelly(step_mode="s", encoder=None):
 
 def convolutional(step_mode="m"):
     """Convolution, BatchNorm, two layers of neurons."""
-    parts = [layer.Conv2d(1, 2, 3, padding=1), layer.BatchNorm2d(2), neuron.LIFNode(v_threshold=0.2), layer.Flatten()]
-    net = nn.Sequential(*parts, layer.Linear(128, 10), neuron.IFNode(v_threshold=0.1))
+    parts = [layer.Conv2d(1, 6, 3, padding=1), layer.BatchNorm2d(6), neuron.LIFNode(v_threshold=0.1), layer.Flatten()]
+    net = nn.Sequential(*parts, layer.Linear(384, 10), neuron.IFNode(v_threshold=0.2))
     functional.set_step_mode(net, step_mode)
     return net

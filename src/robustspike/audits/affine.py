@@ -187,8 +187,8 @@ def _check_double(twin: nn.Module, x: Tensor) -> None:
             twin(x)
     except RuntimeError as error:
         raise ValueError(
-            f"the bounds are computed in float64, in which this network does not run ({error}); snnTorch's neurons, for one, "
-            "send float32"
+            f"the bounds are computed in float64, in which this network does not run ({error}); snnTorch's neurons "
+            "send float32 whatever they get"
         ) from None
 
 

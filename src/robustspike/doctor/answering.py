@@ -75,7 +75,9 @@ def answers(patient: Patient) -> Verdict:
     said = f"logits [N, {logits.shape[1]}]: finite for {finite} of {patient.n} samples, all equal for {undecided}"
     said += ", the same for all images" if blind else ""
     silent = finite == patient.n and (2 * undecided > patient.n or blind)
-    remedy = "Load trained weights, give real images, or run more steps: until spikes reach the output, checks see little."
+    remedy = (
+        "Load trained weights, give real images, or run more steps: until spikes reach the output, checks see little."
+    )
     return Verdict(finite == patient.n and not silent, said, remedy if silent else "")
 
 
