@@ -16,10 +16,22 @@ from robustspike.adapters.parity import prepare
 from robustspike.adapters.readout import READOUTS, Readout
 from robustspike.adapters.snntorch import SNNTORCH
 from robustspike.adapters.spikingjelly import SPIKINGJELLY
+from robustspike.adapters.state_dicts import load_spikingjelly, neuron_settings
 from robustspike.encoders import ENCODERS
 from robustspike.neurons import spiking_layers
 
-__all__ = ["FRAMEWORKS", "READOUTS", "TAKES", "AdaptError", "Adapted", "AdaptedLayer", "Framework", "adapt"]
+__all__ = [
+    "FRAMEWORKS",
+    "READOUTS",
+    "TAKES",
+    "AdaptError",
+    "Adapted",
+    "AdaptedLayer",
+    "Framework",
+    "adapt",
+    "load_spikingjelly",
+    "neuron_settings",
+]
 
 FRAMEWORKS: dict[str, Framework] = {
     "spikingjelly": SPIKINGJELLY,
@@ -71,16 +83,22 @@ def adapt(
         torch.Size([2, 1, 8, 8])
     """
     _check(time_steps, takes, encoder, mean, std, readout)
+    options = {"mean": mean, "encoder": encoder, "takes": takes, "readout": None if readout == "spikes" else readout}
+    said = [name for name, value in options.items() if value is not None]
     if spiking_layers(model):
+        if said:
+            raise AdaptError(f"{said[0]} is for networks of other frameworks, got a network of robustspike")
         return model
     imported = [framework for name, framework in FRAMEWORKS.items() if name in sys.modules]
     frameworks = [known for known in imported if any(known.is_neuron(m) for m in model.modules())]
+    if not frameworks and encoder is not None:
+        raise AdaptError("an encoder is for networks over time steps, got one with no spiking neurons that are known")
     if not frameworks and mean is None and isinstance(readout, str):
         return model
     made = ENCODERS[encoder](time_steps) if isinstance(encoder, str) and time_steps else encoder
     assert not isinstance(made, str)
     net = Adapted(model, frameworks, time_steps, takes, made, mean, std, readout)
-    net.train(model.training)
+    net.training = model.training
     if images is not None:
         prepare(net, images)
     return net

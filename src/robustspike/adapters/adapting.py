@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustspike.adapters.framework import Framework, preserved, replaced
-from robustspike.adapters.layer import AdaptedLayer, Start, apart, mapped
+from robustspike.adapters.framework import AdaptError, Framework, preserved, replaced
+from robustspike.adapters.layer import AdaptedLayer, Start, apart, mapped, tensors_in
 from robustspike.adapters.parity import prepare
 from robustspike.adapters.readout import Readout, logits_of, stacked
 from robustspike.adapters.stepping import Joined, Unrolled
+from robustspike.encoders import Direct
 from robustspike.gradients import BPTT, Rule
 from robustspike.neurons import at_every_step, repeat
 from robustspike.surrogates import with_slope
@@ -36,21 +39,50 @@ class Adapted(nn.Module):
         super().__init__()
         self.model, self.encoder = model, encoder
         self.time_steps, self.takes, self.readout = time_steps, takes, readout
+        self.said = {"time_steps": time_steps, "takes": takes, "readout": _text_of(readout)}
         self.time_collapsed = False  # set by an estimator without a time axis
         self.prepared = False
         self.straight_through: tuple[str, ...] = ()  # paths of encoders that cut the graph
         self.frameworks = tuple(frameworks)
         self.adapted_layers: dict[str, AdaptedLayer] = {}
+        self.readouts: dict[
+            str, AdaptedLayer
+        ] = {}  # neurons of which only the potential is read: no estimator is for them
         for path, module in model.named_modules():
             framework = next((known for known in frameworks if known.is_neuron(module)), None)
             if framework is not None:
-                self.adapted_layers[path or "network"] = AdaptedLayer(module, framework, path or "network")
+                layer = AdaptedLayer(module, framework, path or "network")
+                if (why := framework.refusal(module)) is not None:
+                    raise AdaptError(f"{layer} {why}")
+                self.adapted_layers[layer.path] = layer
         for name, value in (("mean", mean), ("std", std)):
             self.register_buffer(name, None if value is None else torch.tensor(value), persistent=False)
 
     def extra_repr(self) -> str:
-        through = f", straight through {', '.join(self.straight_through)}" if self.straight_through else ""
-        return f"time_steps={self.time_steps}, takes={self.takes!r}, readout={self.readout!r}{through}"
+        said = {
+            name: value
+            for name, value in {**self.said, "mean": self.mean, "std": self.std}.items()
+            if value is not None
+        }
+        return ", ".join(
+            f"{name}={value.tolist() if isinstance(value, Tensor) else value}" for name, value in said.items()
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Adapted:
+        """Copied even where the neurons' state holds a graph, as after a training loop of the user's."""
+        for module in self.model.modules():
+            memo |= {id(value): value.detach().clone() for value in tensors_in(vars(module)) if not value.is_leaf}
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(vars(self), memo))
+        return copied
+
+    @property
+    def transient(self) -> list[str]:
+        """Names of buffers that are state of the network's neurons, not part of what it is."""
+        neurons = {path: layer.neuron for path, layer in self.adapted_layers.items()}
+        names = [(path, name) for path, neuron in neurons.items() for name in neuron._non_persistent_buffers_set]
+        return [f"model.{name}" if path == "network" else f"model.{path}.{name}" for path, name in names]
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.prepared:
@@ -65,7 +97,7 @@ class Adapted(nn.Module):
             return self._pass(x, Unrolled())
         unrolled, inner = Unrolled(), x.detach().requires_grad_(x.requires_grad)
         unrolled.logits = self._pass(inner, unrolled)
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = [p for p in self.parameters() if p.requires_grad]
         unrolled.inputs = [value for value in (inner, *parameters) if value.requires_grad]
         if not unrolled.inputs:
             return unrolled.logits.detach()
@@ -81,23 +113,31 @@ class Adapted(nn.Module):
         """Encode, normalise, call the network as it is to be called, read out; neither fresh state nor estimators."""
         if self.takes == "images":
             return logits_of(self.model(self._normalised(x)), self.readout, len(x))
-        encoder: Any = self.encoder
+        encoder: Any = self.encoder or Direct(self.time_steps or 1)
         x_seq = encoder.rate(x)[None] if self.time_collapsed else encoder(x)
         x_seq = at_every_step(self._normalised, x_seq)
-        out = self.model(x_seq) if self.takes == "sequence" else self._looped(x_seq)
+        out = self.model(x_seq.contiguous()) if self.takes == "sequence" else self._looped(x_seq)
         return logits_of(out, self.readout, len(x))
 
     def _looped(self, x_seq: Tensor) -> Any:
         """One call for each step; a network that takes and returns state is given what it returned."""
-        passes = any(framework.passes_state for framework in self.frameworks)
         outs: list[Any] = []
         state: tuple[Any, ...] = ()
         for x in x_seq:
-            out = self.model(x, *state)
-            if passes and isinstance(out, tuple) and len(out) == 2:
-                state = (out[1],)
-            outs.append(out)
+            out = self.model(x.contiguous(), *state)
+            state = out[1:] if self.passes_state(out) else ()
+            outs.append(mapped(out, lambda value: value))  # the network may go on filling its list of states
         return stacked(outs)
+
+    def passes_state(self, out: Any) -> bool:
+        """Whether what one step of the network returned beside its output goes into the next."""
+        if not isinstance(out, tuple) or not any(framework.passes_state for framework in self.frameworks):
+            return False
+        try:
+            inspect.signature(self.model.forward).bind(*out)
+        except TypeError:
+            return False
+        return len(out) > 1
 
     def _normalised(self, x: Tensor) -> Tensor:
         if self.mean is None or self.std is None:
@@ -112,12 +152,10 @@ class Adapted(nn.Module):
         stateful = [m for m in self.model.modules() if any(f.is_neuron(m) or f.is_stateful(m) for f in self.frameworks)]
         with preserved(stateful), contextlib.ExitStack() as stack:
             self.refresh()
-            for layer in layers:
+            for layer in (*layers, *self.readouts.values()):
                 layer.original = layer.neuron.forward
                 stack.enter_context(replaced(layer.neuron, "forward", self._stand_in(layer, unrolled)))
                 stack.callback(setattr, layer, "original", None)
-                if layer.blind_in_eval:
-                    layer.neuron.training = True
             for path in self.straight_through:
                 module = self.model.get_submodule(path)
                 stack.enter_context(replaced(module, "forward", _straight_through(module.forward)))
@@ -140,18 +178,30 @@ class Adapted(nn.Module):
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             if kwargs:
-                args = inspect.signature(layer.original or layer.neuron.forward).bind(*args, **kwargs).args
-            rule: Rule | None = layer.gradient_rule
+                bound = inspect.signature(layer.original or layer.neuron.forward).bind(*args, **kwargs)
+                bound.apply_defaults()
+                args = bound.args
+            rule: Rule | None = None if layer.path in self.readouts else layer.gradient_rule
             if rule is None:
                 return layer.call(*args)
             if _is_own(rule):
-                unrolled.note(layer, args[0])
-                return _with_surrogate(layer, rule.estimator, args)
+                out = _with_surrogate(layer, rule.estimator, args)
+                unrolled.note(layer, args, out)
+                return out
             if layer.covers_time:
-                return _whole(layer, rule, args, exact=not self.time_collapsed)
+                return _whole(layer, rule, args)
             return _collapsed(layer, rule, args) if self.time_collapsed else unrolled.call(layer, args[0], args[1:])
 
         return forward
+
+
+def _text_of(readout: str | Readout) -> str:
+    """The same in every process: a function by its name and what it does."""
+    code = getattr(readout, "__code__", None)
+    if code is None:
+        return readout if isinstance(readout, str) else type(readout).__qualname__
+    text = repr((code.co_code, code.co_names, [const for const in code.co_consts if not inspect.iscode(const)]))
+    return f"{getattr(readout, '__qualname__', '')}[{hashlib.sha256(text.encode()).hexdigest()[:8]}]"
 
 
 def _is_own(rule: Rule) -> bool:
@@ -166,17 +216,17 @@ def _with_surrogate(layer: AdaptedLayer, estimator: BPTT | None, args: tuple[Any
         return layer.call(*args)
 
 
-def _whole(layer: AdaptedLayer, rule: Rule, args: tuple[Any, ...], exact: bool) -> Any:
+def _whole(layer: AdaptedLayer, rule: Rule, args: tuple[Any, ...]) -> Any:
     """A call with all steps at once: the neuron's own values, where they are to be exact, the estimator's derivative."""
-    if not (exact or layer.framework.passes_state):
-        return rule(layer, args[0])
+    if not (rule.exact or layer.framework.returns_state):
+        return layer.graded(rule(layer, args[0]))
     start = Start(layer.neuron, args[1:])
-    with torch.set_grad_enabled(torch.is_grad_enabled() and layer.framework.passes_state):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and layer.framework.returns_state):
         out = layer.call(*args)
     with layer.starting(start):
-        fired = rule(layer, args[0])
+        fired = layer.graded(rule(layer, args[0]))
     spikes, states = apart(out)
-    if exact:
+    if rule.exact:
         fired = with_slope(spikes, fired, torch.ones_like(fired))
     return (fired, *states) if isinstance(out, tuple) else fired
 
@@ -186,7 +236,7 @@ def _collapsed(layer: AdaptedLayer, rule: Rule, args: tuple[Any, ...]) -> Any:
     with torch.no_grad():
         out = layer.call(*mapped(args, Tensor.detach))
     x = args[0][None]
-    fired, current = rule(layer, x)[0], layer.drive(x)[0]
+    fired, current = layer.graded(rule(layer, x))[0], layer.drive(x)[0]
     states = mapped(apart(out)[1], lambda state: current if state.shape == current.shape else state)
     return (fired, *states) if isinstance(out, tuple) else fired
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,18 +14,26 @@ from torch import Tensor, nn
 
 
 class AdaptError(ValueError):
-    """A network that cannot be adapted, or a layer that cannot carry an estimator; the message says what to do."""
+    """A network that cannot be adapted, or a layer that cannot carry an estimator; the message says what to do.
+
+    Example:
+        >>> try:
+        ...     adapt(nn.Linear(2, 2), time_steps=0)
+        ... except AdaptError as error:
+        ...     print(error)
+        time_steps must be ≥ 1, got 0
+    """
 
 
 class Membrane(NamedTuple):
     """u[t] = leak·v[t−1] + I[t] with I = drive(x), all relative to the potential at rest.
 
-    ``leak`` is None where the neuron is no leaky integrate-and-fire neuron.
+    ``leak`` is None where the neuron is no leaky integrate-and-fire neuron, ``drive`` where no one current is its input.
     """
 
     leak: float | Tensor | None
     threshold: float | Tensor
-    drive: Callable[[Tensor], Tensor]
+    drive: Callable[[Tensor], Tensor] | None
 
 
 SpikeFunction = Callable[[Tensor], Tensor]
@@ -45,8 +54,11 @@ class Framework:
         membrane: a neuron's constants.
         strict: whether a neuron spikes where u > θ, not where u ≥ θ.
         passes_state: whether state goes into a call and comes out of it, as its last argument and result.
+        returns_state: whether state comes out of a call beside the spikes.
         detaches: whether a neuron's resets never carry a gradient; else ``detached`` cuts it, where that can be done.
         detached: within the block a neuron's resets carry no gradient; None: there is no such switch.
+        factor: what a neuron's spikes are multiplied by on their way out; None: nothing.
+        refusal: why a neuron cannot be used at all; None: it can.
     """
 
     name: str
@@ -59,8 +71,20 @@ class Framework:
     membrane: Callable[[Any], Membrane]
     strict: bool
     passes_state: bool = False
+    returns_state: bool = False
     detaches: Callable[[nn.Module], bool] = lambda neuron: False
     detached: Callable[[Any], AbstractContextManager[None]] | None = None
+    factor: Callable[[Any], Tensor | None] = lambda neuron: None
+    refusal: Callable[[Any], str | None] = lambda neuron: None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are the one record of this name."""
+        return _known, (self.name,)
+
+
+def _known(name: str) -> Framework:
+    record: Framework = importlib.import_module("robustspike.adapters").FRAMEWORKS[name]
+    return record
 
 
 def filtered(x_seq: Tensor, decay: float | Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustspike.adapters.framework import AdaptError, Framework, Membrane, preserved
-from robustspike.gradients import Rule
+from robustspike.adapters.framework import AdaptError, Framework, Membrane, preserved, replaced
+from robustspike.gradients import BPTT, Rule
 from robustspike.surrogates import Surrogate, spike, with_slope
 
 
@@ -30,8 +30,11 @@ class AdaptedLayer:
         self.original: Callable[..., Any] | None = None  # its forward, while another stands in its place
         self.start = Start()
         self.fault: str | None = None  # why it can carry no estimator
+        self.takes_surrogates = True  # whether it does the same with another surrogate, whatever its fault
+        self.fires = True  # whether it calls its spike function at all
         self.knows_drive = self.knows_leak = True  # until real currents show otherwise
-        self.blind_in_eval = any(name.startswith("jit_eval") for name in dir(neuron))
+        self.alters_state = False  # whether the user's loop changes the state between steps
+        self.blind_in_eval = False  # whether its spikes carry a gradient in training mode only
         self._rule: Rule | None = None
 
     def __repr__(self) -> str:
@@ -52,11 +55,29 @@ class AdaptedLayer:
         Raises:
             AdaptError: naming the layer, the estimator, and what to use instead.
         """
-        if self.fault is not None and self._rule is not None and self._rule.estimator is not None:
+        if self._rule is None or self._rule.estimator is None:
+            return
+        if self.alters_state and not isinstance(self._rule.estimator, BPTT):
             raise AdaptError(
-                f"{self} cannot carry {self._rule.estimator}: {self.fault}; use BPTT(), the network's own gradient, with "
-                "attacks without gradients beside it, or put another neuron there"
+                f"the state of {self} is not passed on as it was returned: the network changes it between steps, or begins "
+                "with one that has a gradient, which only BPTT() follows; pass it on unchanged, or use BPTT(surrogate)"
             )
+        if self.fault is not None and not (self.takes_surrogates and isinstance(self._rule.estimator, BPTT)):
+            instead = "BPTT(surrogate)" if self.takes_surrogates else "BPTT(), the network's own gradient,"
+            raise AdaptError(
+                f"{self} cannot carry {self._rule.estimator}: {self.fault}; use {instead} with attacks without gradients "
+                "beside it, or put another neuron there"
+            )
+
+    def graded(self, spikes: Tensor) -> Tensor:
+        """Spikes of 0 and 1, as estimators see them, as they leave the neuron."""
+        factor = self.framework.factor(self.neuron)
+        return spikes if factor is None else spikes * factor
+
+    def ungraded(self, spikes: Tensor) -> Tensor:
+        """Spikes as they leave the neuron, as estimators see them."""
+        factor = self.framework.factor(self.neuron)
+        return spikes if factor is None else spikes / torch.where(factor == 0, 1.0, factor)
 
     @property
     def covers_time(self) -> bool:
@@ -83,12 +104,13 @@ class AdaptedLayer:
 
     def drive(self, currents: Tensor) -> Tensor:
         """The current I[t] that reaches the membrane, differentiable; an AdaptError where it is not known."""
-        if not self.knows_drive:
+        drive = self.membrane.drive
+        if drive is None or not self.knows_drive:
             raise AdaptError(
                 f"{self} does not say how its input reaches its membrane, which BPTR, RGA, HART and CBA have to know; use "
                 "BPTT(surrogate), PDSG or ASSG"
             )
-        return self.membrane.drive(currents)
+        return drive(currents)
 
     def fire(
         self,
@@ -108,6 +130,8 @@ class AdaptedLayer:
 
             def derivative(d: Tensor, t: int | None) -> Tensor:
                 slope = constants if t is None else constants[t]
+                if slope.numel() != d.numel() and self.framework.detaches(self.neuron):
+                    return self.spikes(d)  # a reset, of more places than are pooled to spikes
                 return with_slope(self.spikes(d), d, slope.reshape(d.shape).to(d.dtype))
 
         return self._fire(currents, derivative, detach_reset)
@@ -144,6 +168,14 @@ class AdaptedLayer:
         own = self.framework.spike_function(self.neuron)
         return self.replay(currents, lambda d, t: own(d)).again(lambda d, t: d) + self.threshold
 
+    def slope(self, potentials: Tensor) -> Tensor:
+        """∂s/∂u of the neuron's own surrogate at potentials relative to rest, elementwise."""
+        with torch.enable_grad():
+            d = (potentials - self.threshold).detach().requires_grad_()
+            spikes = self.framework.spike_function(self.neuron)(d)
+            found = torch.autograd.grad(spikes.sum(), d, allow_unused=True)[0] if spikes.requires_grad else None
+        return torch.zeros_like(d) if found is None else found
+
     def replay(self, currents: Tensor, derivative: Derivative | None = None) -> Replay:
         """Run the neuron over currents from its start; with ``derivative``, firing by it in place of its own function."""
         with preserved([self.neuron]):
@@ -156,7 +188,7 @@ class AdaptedLayer:
         args = self.start.args
         if self.covers_time:
             spikes, states = apart(self.call(currents, *args))
-            return Replay(spikes, [states], watch)
+            return Replay(self.ungraded(spikes), [states], watch)
         fired, kept = [], []
         for t, x in enumerate(currents):
             watch.step = t
@@ -165,20 +197,24 @@ class AdaptedLayer:
             args = (out[-1],) if self.framework.passes_state else ()
             fired.append(spikes)
             kept.append(states)
-        return Replay(torch.stack(fired), kept, watch)
+        return Replay(self.ungraded(torch.stack(fired)), kept, watch)
 
     @contextlib.contextmanager
     def starting(self, start: Start) -> Iterator[None]:
         """Within the block runs of the neuron begin with this state."""
-        self.start = start
+        before, self.start = self.start, start
         try:
             yield
         finally:
-            self.start = Start()
+            self.start = before
 
     def call(self, *args: Any) -> Any:
-        """The neuron's own forward."""
-        return (self.original or self.neuron.forward)(*args)
+        """The neuron's own forward; in training mode, for as long as it lasts, where it has a gradient in no other."""
+        forward = self.original or self.neuron.forward
+        if not self.blind_in_eval:
+            return forward(*args)
+        with replaced(self.neuron, "training", True):
+            return forward(*args)
 
     def firing_by(self, surrogate: Surrogate) -> contextlib.AbstractContextManager[None]:
         """Within the block the neuron's own forward fires with this surrogate's derivative."""
@@ -195,8 +231,10 @@ class Start:
     def __init__(self, neuron: nn.Module | None = None, args: tuple[Any, ...] = ()) -> None:
         self.attributes: dict[str, Any] | None = None
         self.args = mapped(args, Tensor.detach)
+        self.before = {} if neuron is None else vars(neuron).copy()
+        self.before.pop("forward", None)  # what stands in for it knows the pass that holds this state
         if neuron is not None:
-            held = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(neuron).items()}
+            held = {name: value.copy() if isinstance(value, dict) else value for name, value in self.before.items()}
             self.attributes = mapped(held, Tensor.detach)
 
     def install(self, layer: AdaptedLayer) -> None:
@@ -205,9 +243,17 @@ class Start:
             layer.framework.reset(layer.neuron)
             return
         own = vars(layer.neuron)
-        for name in ("_buffers", "_memories"):
-            if name in self.attributes:
-                own[name].update(self.attributes[name])
+        changed = self._changed(own)
+        for name, value in mapped(self.attributes, lambda tensor: tensor).items():  # lists anew: neurons append to them
+            if name in ("_buffers", "_memories"):
+                own[name].update(value)
+            elif name in changed:
+                own[name] = value
+
+    def _changed(self, now: dict[str, Any]) -> set[str]:
+        """Attributes of a neuron that keeps its state in plain ones, which are others by now."""
+        plain = {name for name in self.before if not name.startswith("_") and name not in ("training", "forward")}
+        return {name for name in plain if now.get(name) is not self.before[name] or isinstance(now[name], list)}
 
 
 class Watch:
@@ -239,7 +285,7 @@ class Replay:
         """A function of u − θ at every step, [T, N, ...]."""
         if None in self.seen:
             return function(self.seen[None], None).reshape(self.spikes.shape)
-        return torch.stack([function(d, t) for t, d in self.seen.items()])
+        return torch.stack([function(d, t) for t, d in self.seen.items()]).reshape(self.spikes.shape)
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

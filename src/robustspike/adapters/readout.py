@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,20 @@ from robustspike.adapters.layer import tensors_in
 
 Readout = Callable[[Any], Tensor | None]
 
-# Which of the tensors that a network returned: snnTorch's and Norse's come as (spikes, …, membrane).
+
+def _potentials(value: Any) -> Iterator[Tensor]:
+    """What states [of Norse] call v, in nested tuples and lists, in order."""
+    if isinstance(getattr(value, "v", None), Tensor):
+        yield value.v
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from _potentials(each)
+
+
+# Which of the tensors that a network returned: snnTorch's come as (spikes, …, membrane), Norse's as (spikes, states).
 READOUTS: dict[str, Readout] = {
     "spikes": lambda out: next(tensors_in(out), None),
-    "membrane": lambda out: next(reversed(list(tensors_in(out))), None),
+    "membrane": lambda out: next(reversed([*tensors_in(out), *_potentials(out)]), None),
 }
 
 
@@ -44,5 +54,6 @@ def stacked(steps: Sequence[Any]) -> Any:
     if isinstance(first, Tensor):
         return torch.stack(list(steps))
     if isinstance(first, tuple | list):
-        return tuple(stacked(each) for each in zip(*steps, strict=True))
+        made = [stacked(each) for each in zip(*steps, strict=True)]
+        return type(first)(*made) if hasattr(first, "_fields") else tuple(made)
     return first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -11,7 +12,9 @@ from robustspike.adapters.framework import Framework, Membrane, filtered, replac
 
 
 def _is_neuron(module: nn.Module) -> bool:
-    return callable(getattr(module, "spike_grad", None))
+    """StateLeaky with ``output=False`` is a filter over time that never fires."""
+    fires = callable(getattr(module, "spike_grad", None))
+    return fires and (not _covers_time(module) or getattr(module, "output", True))
 
 
 def _covers_time(neuron: nn.Module) -> bool:
@@ -24,22 +27,45 @@ def _reset(module: Any) -> None:
 
 
 def _membrane(neuron: Any) -> Membrane:
-    """mem ← β·mem + syn with syn = x, or syn ← α·syn + x; Lapicque's circuit; the RNN of a neuron over time."""
+    """mem ← β·mem + I with I = x, or I ← α·I + x; Lapicque's circuit; the RNN, the filter, the gates of others."""
     threshold = neuron.threshold.detach()
     if hasattr(neuron, "rnn"):
-        weights, bias = neuron.rnn.weight_ih_l0, getattr(neuron.rnn, "bias_ih_l0", None)
-        return Membrane(None, threshold, lambda x: linear(x, weights, bias))
-    beta = neuron.beta.detach().clamp(0, 1) if isinstance(getattr(neuron, "beta", None), Tensor) else None
+        return Membrane(None, threshold, lambda x: _into_rnn(neuron.rnn, x))
+    if hasattr(neuron, "linear"):
+        return Membrane(None, threshold, neuron.linear)
+    if not isinstance(getattr(neuron, "beta", None), Tensor):
+        return Membrane(None, threshold, None)
+    beta, alpha = (_decay(neuron, name) for name in ("beta", "alpha"))
     if hasattr(neuron, "syn_exc"):
-        alpha = neuron.alpha.detach().clamp(0, 1)
-        scale = alpha.log() / (neuron.beta.detach().log() - alpha.log()) + 1
-        return Membrane(None, threshold, lambda x: scale * (filtered(x, alpha) - filtered(x, neuron.beta.detach())))
+        return Membrane(None, threshold, lambda x: _through_alpha(x, alpha, beta))
     if hasattr(neuron, "R") and hasattr(neuron, "C"):
         share = neuron.time_step / (neuron.R * neuron.C)
         return Membrane(1 - share, threshold, lambda x: x * (neuron.time_step / neuron.C))
-    if hasattr(neuron, "syn") and isinstance(getattr(neuron, "alpha", None), Tensor):
-        return Membrane(beta, threshold, lambda x: filtered(x, neuron.alpha.detach().clamp(0, 1)))
-    return Membrane(beta, threshold, lambda x: x)
+    synapse = (lambda x: filtered(x, alpha)) if hasattr(neuron, "syn") else lambda x: x
+    if hasattr(neuron, "recurrent"):  # its spikes' way back to itself is left out, but for the bias
+        return Membrane(None, threshold, lambda x: synapse(x + neuron.recurrent(torch.zeros_like(x[0]))))
+    unlike = _covers_time(neuron) or hasattr(
+        neuron, "delta_threshold"
+    )  # no reset; fires by the change of its potential
+    return Membrane(None if unlike else beta, threshold, synapse)
+
+
+def _decay(neuron: Any, name: str) -> Any:
+    value = getattr(neuron, name, None)
+    return value.detach().clamp(0, 1) if isinstance(value, Tensor) else None
+
+
+def _through_alpha(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """The difference of two synapses; for a single step, which stands for all, what it tends to: its own answer is 0."""
+    scale = alpha.log() / (beta.log() - alpha.log()) + 1
+    if len(x) == 1:
+        return x * torch.where(alpha < 1, scale * (1 / (1 - alpha) - 1 / (1 - beta)), 1.0)
+    return scale * (filtered(x, alpha) - filtered(x, beta))
+
+
+def _into_rnn(rnn: Any, x: Tensor) -> Tensor:
+    bias = rnn.bias_ih_l0 + rnn.bias_hh_l0 if rnn.bias else None
+    return linear(x, rnn.weight_ih_l0, bias)
 
 
 SNNTORCH = Framework(
@@ -52,5 +78,7 @@ SNNTORCH = Framework(
     firing=lambda neuron, function: replaced(neuron, "spike_grad", function),
     membrane=_membrane,
     strict=True,
-    detaches=lambda neuron: True,
+    returns_state=True,
+    detaches=lambda neuron: bool(getattr(neuron, "reset_delay", True)),
+    factor=lambda neuron: getattr(neuron, "graded_spikes_factor", None),
 )

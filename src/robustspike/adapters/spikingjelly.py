@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from robustspike.adapters.framework import Framework, Membrane, SpikeFunction, replaced
+from robustspike.adapters.framework import Framework, Membrane, SpikeFunction, filtered, preserved, replaced
 
 
 def _is_neuron(module: nn.Module) -> bool:
-    return getattr(module, "surrogate_function", None) is not None
+    """SpikingJelly's recurrent cells fire too, but are handed their state h, and have no potential."""
+    fires = getattr(module, "surrogate_function", None) is not None
+    return fires and "h" not in inspect.signature(type(module).forward).parameters
 
 
 def _is_stateful(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "_memories", None), dict)
+    """What ``functional.reset_net`` resets."""
+    return callable(getattr(module, "reset", None))
 
 
 def _covers_time(neuron: nn.Module) -> bool:
@@ -24,38 +29,73 @@ def _covers_time(neuron: nn.Module) -> bool:
 
 
 def _reset(module: Any) -> None:
-    if _is_stateful(module):
-        memories = module._memories
-        for name, value in memories.items():
-            if isinstance(value, Tensor):
-                memories[name] = value.detach().clone()  # some releases reset in place
-        module.reset()
+    if not _is_stateful(module):
+        return
+    memories = getattr(module, "_memories", {})
+    for name, value in memories.items():
+        if isinstance(value, Tensor):
+            memories[name] = value.detach().clone()  # some releases reset in place
+    module.reset()
+
+
+class _Fires(nn.Module):
+    """A function of u − θ in the place of a surrogate, which some nodes ask whether it gives spikes."""
+
+    spiking = True
+
+    def __init__(self, function: SpikeFunction) -> None:
+        super().__init__()
+        self.forward = function
 
 
 @contextlib.contextmanager
 def _firing(neuron: Any, function: SpikeFunction) -> Iterator[None]:
     """A function of our own is honoured only on the plain path: fused and CuPy kernels have surrogates built in."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(replaced(neuron, "surrogate_function", function))
-        if "backend" in vars(neuron):
-            stack.enter_context(replaced(neuron, "backend", "torch"))
+    with replaced(neuron, "surrogate_function", _Fires(function)), replaced(neuron, "_backend", "torch"):
         yield
 
 
 def _membrane(neuron: Any) -> Membrane:
-    """v ← v + (x − (v − v_rest))/τ with ``decay_input``, v ← v − (v − v_rest)/τ + x without; no τ: v ← v + x."""
-    rest = getattr(neuron, "v_reset", 0.0) or 0.0
+    """v ← v + (x − (v − v_rest))/τ with ``decay_input``, v ← v − (v − v_rest)/τ + x without; no τ: v ← v + x.
+
+    QIF, EIF and Izhikevich's have a potential at rest ``v_rest``, and take x/τ; KLIF multiplies what it has by a learned k;
+    CUBALIF has a synapse; the parallel neurons have no threshold of their own, and no state.
+    """
     threshold = getattr(neuron, "v_threshold", None)
     if threshold is None:
-        return Membrane(None, 1.0, lambda x: x)
-    if isinstance(getattr(neuron, "w", None), Tensor) and neuron.w.dim() == 0:
-        rate = neuron.w.detach().sigmoid()
-    elif "tau" in vars(neuron):
-        rate = 1.0 / neuron.tau
-    else:
-        rate = 0.0
-    gain = rate if getattr(neuron, "decay_input", False) else 1.0
-    return Membrane(1.0 - rate, threshold - rest, lambda x: x * gain)
+        return Membrane(0.0, 1.0, partial(_weighted, neuron))
+    threshold = threshold - (getattr(neuron, "v_reset", 0.0) or 0.0)
+    if hasattr(neuron, "c_decay"):
+        return Membrane(neuron.v_decay, threshold, lambda x: filtered(x, neuron.c_decay))
+    rate, gain = _rate(neuron), 1.0
+    if getattr(neuron, "decay_input", False) or hasattr(neuron, "v_rest"):
+        gain = rate
+    leak = 1.0 - rate
+    if isinstance(getattr(neuron, "k", None), Tensor):
+        gain = gain * neuron.k.detach()
+        leak = leak if neuron.scale_reset else leak * neuron.k.detach()
+    return Membrane(leak, threshold, lambda x: x * gain)
+
+
+def _rate(neuron: Any) -> Any:
+    """1/τ; 0 for a neuron without leak."""
+    learned = vars(neuron)["_parameters"].get("w")
+    if learned is not None:
+        return learned.detach().sigmoid()
+    return 1.0 / neuron.tau if "tau" in vars(neuron) else 0.0
+
+
+def _weighted(neuron: Any, x_seq: Tensor) -> Tensor:
+    """1 + W·x + b of a parallel neuron, which fires at W·x + b ≥ 0; one step that stands for all gets the mean over time."""
+    steps = getattr(neuron, "T", len(x_seq))
+    with (
+        preserved([neuron]),
+        replaced(neuron, "surrogate_function", _Fires(lambda potential: potential)),
+        replaced(neuron, "_step_mode", "m"),
+    ):
+        _reset(neuron)
+        u = 1.0 + type(neuron).forward(neuron, x_seq if len(x_seq) == steps else x_seq.expand(steps, *x_seq.shape[1:]))
+    return u if len(x_seq) == steps else u.mean(0, keepdim=True)
 
 
 SPIKINGJELLY = Framework(
@@ -68,5 +108,4 @@ SPIKINGJELLY = Framework(
     firing=_firing,
     membrane=_membrane,
     strict=False,
-    detached=lambda neuron: replaced(neuron, "detach_reset", True),
 )

@@ -9,14 +9,15 @@ many rounds as it has steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from robustspike.adapters.framework import AdaptError
+from robustspike.adapters.framework import AdaptError, preserved
 from robustspike.adapters.layer import AdaptedLayer, Start, apart, mapped, tensors_in
 
 
@@ -29,8 +30,11 @@ class Chain:
         self.spikes: list[Tensor] = []  # cut from it, as are the states
         self.states: list[list[Tensor]] = []
         self.returned: list[Tensor] = []  # the last results, as the user got them
+        self.kept: list[tuple[Any, int]] = []  # what the neuron itself held then
         self.currents: Tensor | None = None
         self.fired: Tensor | None = None
+        self.parameters = [p for p in layer.neuron.parameters() if p.requires_grad]
+        self.of_parameters: list[Tensor | None] = [None] * len(self.parameters)  # their gradients
 
     def call(self, x: Tensor, args: tuple[Any, ...]) -> Any:
         """One step: the neuron's own values, cut from the graph."""
@@ -42,50 +46,73 @@ class Chain:
         self.spikes.append(spikes)
         self.states.append(list(tensors_in(states)))
         given = mapped(cut, Tensor.clone)  # what users may change in place
-        self.returned = list(tensors_in(apart(given)[1]))
+        self.returned, self.kept = list(tensors_in(given)), _held(self.layer.neuron)
         return given
 
     def continues(self, args: tuple[Any, ...]) -> bool:
-        """Whether these arguments are the state that this chain's last call returned, or the neuron keeps it itself."""
+        """Whether these arguments are the state that this chain's last call returned, or the neuron kept it itself."""
         given = list(tensors_in(args))
-        return all(any(one is other for other in self.returned) for one in given)
+        if given:
+            return all(any(one is other and not _version(one) for other in self.returned) for one in given)
+        now = _held(self.layer.neuron)
+        return not self.layer.framework.passes_state and all(
+            one is other and version == later for (one, version), (other, later) in zip(self.kept, now, strict=True)
+        )
 
     def estimate(self) -> None:
         """Give the estimator the currents of all steps."""
         with self.layer.starting(self.start):
             self.currents = torch.stack([x.detach() for x in self.inputs]).requires_grad_(torch.is_grad_enabled())
-            self.fired = self.layer.gradient_rule(self.layer, self.currents)
+            fired = self.layer.gradient_rule(self.layer, self.currents)
+            self.fired = self.layer.graded(fired)
+        if not self.layer.gradient_rule.exact:
+            own = torch.stack([s.detach() for s in self.spikes])
+            if not torch.equal(self.fired.detach(), own) or (fired.is_leaf and fired.requires_grad):
+                raise AdaptError(
+                    f"{self.layer} takes one time step per call, so an estimator comes too late to send spikes of its own "
+                    "through the network; this needs layers that take whole sequences, such as SpikingJelly's in step mode m"
+                )
 
     @property
     def cuts(self) -> list[Tensor]:
         return [*self.spikes, *(state for states in self.states for state in states)]
 
     def pull(self, gradients: Sequence[Tensor | None]) -> Tensor | None:
-        """The gradient of the currents [T, N, ...] for gradients of what was cut, in that order."""
+        """The gradient of the currents [T, N, ...] for gradients of what was cut, in that order; parameters' is kept."""
         assert self.currents is not None
         assert self.fired is not None
         of_spikes, of_states = gradients[: len(self.spikes)], gradients[len(self.spikes) :]
-        pulled = None
+        wanted = [self.currents, *self.parameters]
+        pulled: list[Tensor | None] = [None] * len(wanted)
         if any(g is not None for g in of_spikes) and self.fired.requires_grad:
             whole = torch.stack(
                 [torch.zeros_like(s) if g is None else g for s, g in zip(self.spikes, of_spikes, strict=True)]
             )
-            (pulled,) = torch.autograd.grad(self.fired, self.currents, whole, retain_graph=True, allow_unused=True)
+            pulled = list(torch.autograd.grad(self.fired, wanted, whole, retain_graph=True, allow_unused=True))
         if any(g is not None for g in of_states):
-            through = self._through_states(of_states)
-            pulled = through if pulled is None else pulled if through is None else pulled + through
-        return pulled
+            pulled = list(map(_sum, pulled, self._through_states(of_states, wanted)))
+        self.of_parameters = pulled[1:]
+        return pulled[0]
 
-    def _through_states(self, gradients: Sequence[Tensor | None]) -> Tensor | None:
+    def _through_states(self, gradients: Sequence[Tensor | None], wanted: list[Tensor]) -> Sequence[Tensor | None]:
         """Where a membrane is read out: the neuron's own gradient."""
         assert self.currents is not None
         with torch.enable_grad(), self.layer.starting(self.start):
             states = list(tensors_in(self.layer.replay(self.currents).states))
         pairs = [(s, g) for s, g in zip(states, gradients, strict=True) if g is not None and s.requires_grad]
         if not pairs:
-            return None
+            return [None] * len(wanted)
         outputs, given = zip(*pairs, strict=True)
-        return torch.autograd.grad(outputs, self.currents, given, allow_unused=True)[0]
+        return torch.autograd.grad(outputs, wanted, given, allow_unused=True)
+
+
+class Noted:
+    """The currents of one neuron in one place of the network, a call each, and the state that the last call returned."""
+
+    def __init__(self, layer: AdaptedLayer) -> None:
+        self.layer = layer
+        self.inputs: list[Tensor] = []
+        self.returned: list[Tensor] = []
 
 
 class Unrolled:
@@ -93,7 +120,7 @@ class Unrolled:
 
     def __init__(self) -> None:
         self.chains: list[Chain] = []
-        self.noted: dict[AdaptedLayer, list[Tensor]] = {}
+        self.noted: list[Noted] = []
         self.logits: Tensor | None = None
         self.inputs: list[Tensor] = []
 
@@ -102,31 +129,38 @@ class Unrolled:
         own = [chain for chain in self.chains if chain.layer is layer]
         chain = next((chain for chain in own if chain.continues(args)), None)
         if chain is None:
+            layer.alters_state |= _is_altered(layer, args, again=bool(own))
             chain = Chain(layer, Start(layer.neuron, args))
             self.chains.append(chain)
         return chain.call(x, args)
 
-    def note(self, layer: AdaptedLayer, x: Tensor) -> None:
-        """One call of a neuron whose gradient is its own."""
-        self.noted.setdefault(layer, []).append(x)
+    def note(self, layer: AdaptedLayer, args: tuple[Any, ...], out: Any) -> None:
+        """One call of a neuron whose gradient is its own, to the calls that it continues."""
+        given = list(tensors_in(args[1:]))
+        own = [noted for noted in self.noted if noted.layer is layer]
+        found = [noted for noted in own if any(one is other for one in given for other in noted.returned)]
+        goes_on = any(bool(value.any()) for value in given) if given else not layer.framework.passes_state
+        if not found and goes_on and len(own) == 1:
+            found = own
+        if not found:
+            found = [Noted(layer)]
+            self.noted += found
+        found[0].inputs.append(args[0])
+        found[0].returned = list(tensors_in(apart(out)[1]))
 
     def finish(self) -> None:
         """Evaluate the estimators, take the notes.
 
         Raises:
-            AdaptError: if the user's loop changes a neuron's state between steps.
+            AdaptError: if the user's loop changes a neuron's state between steps, or gives it one with a gradient.
         """
-        longest = max((len(chain.inputs) for chain in self.chains), default=0)
         for chain in self.chains:
-            if len(chain.inputs) == 1 < longest:
-                raise AdaptError(
-                    f"the state of {chain.layer} is not passed on as it was returned: the network changes it between "
-                    "steps, and only BPTT() follows that; pass it on unchanged, or use BPTT(surrogate)"
-                )
             chain.estimate()
-        for layer, inputs in self.noted.items():
-            whole = inputs[0] if layer.covers_time and len(inputs) == 1 else torch.stack(inputs)
-            layer.gradient_rule.note(layer, whole)
+        for noted in self.noted:
+            for whole in noted.inputs if noted.layer.covers_time else [torch.stack(noted.inputs)]:
+                noted.layer.gradient_rule.note(noted.layer, whole)
+        for chain in self.chains:
+            chain.layer.check()
 
     def backward(self, gradient: Tensor) -> list[Tensor | None]:
         """Gradients of the inputs for that of the logits.
@@ -134,6 +168,10 @@ class Unrolled:
         Raises:
             AdaptError: if the estimator has no answer for a recurrent network.
         """
+        with _without_hooks(self.inputs):
+            return self._of_inputs(self._backward(gradient))
+
+    def _backward(self, gradient: Tensor) -> list[Tensor | None]:
         users = self._users()
         recurrent = any(user <= i for i, found in enumerate(users) for user in found)
         pulled: list[Tensor | None] = [None] * len(self.chains)
@@ -150,6 +188,17 @@ class Unrolled:
             f"{rule.estimator if rule else 'the estimator'} has no gradient here: the network is recurrent and it "
             "passes gradients to earlier steps without end; use BPTT(surrogate), BPTR, RGA, PDSG or ASSG"
         )
+
+    def _of_inputs(self, found: list[Tensor | None]) -> list[Tensor | None]:
+        """With what arrives at the neurons' own parameters; 0 where hooks of a parameter wait for a gradient."""
+        place = {id(value): i for i, value in enumerate(self.inputs)}
+        for chain in self.chains:
+            for parameter, gradient in zip(chain.parameters, chain.of_parameters, strict=True):
+                found[place[id(parameter)]] = _sum(found[place[id(parameter)]], gradient)
+        return [
+            torch.zeros_like(value) if gradient is None and value._backward_hooks is not None else gradient
+            for value, gradient in zip(self.inputs, found, strict=True)
+        ]
 
     def _gradients(
         self, of_logits: Tensor, pulled: dict[int, Tensor | None], wanted: Sequence[Tensor]
@@ -177,6 +226,31 @@ class Unrolled:
         return users
 
 
+def _held(neuron: nn.Module) -> list[tuple[Any, int]]:
+    """What a neuron itself holds, and how often each tensor was changed in place."""
+    values = [value for name in ("_buffers", "_memories") for value in vars(neuron).get(name, {}).values()]
+    return [(value, _version(value)) for value in values]
+
+
+def _version(value: Any) -> int:
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+
+
+def _is_altered(layer: AdaptedLayer, args: tuple[Any, ...], again: bool) -> bool:
+    """Whether a state that continues no other has a gradient or, for a neuron that has run, is not that of the start."""
+    given = list(tensors_in(args))
+    if any(value.grad_fn is not None or isinstance(value, nn.Parameter) for value in given):
+        return True
+    if layer.framework.passes_state or not again:
+        return False
+    if given:
+        return any(bool(value.any()) for value in given)
+    now = _held(layer.neuron)
+    with preserved([layer.neuron]):
+        layer.framework.reset(layer.neuron)
+        return any(bool(torch.as_tensor(a != b).any()) for (a, _), (b, _) in zip(now, _held(layer.neuron), strict=True))
+
+
 def _leaves(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
     """Every leaf of the graph behind these tensors."""
     seen: set[Node] = set()
@@ -196,8 +270,30 @@ def _leaves(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
         waiting += [following for following, _ in node.next_functions if following is not None]
 
 
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
+
+
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    return one is other or (one is not None and other is not None and torch.equal(one, other))
+    """Up to rounding, which on GPUs is another at every call."""
+    if one is None or other is None:
+        return one is other
+    one, other = one.nan_to_num(), other.nan_to_num()
+    near = 1000 * torch.finfo(one.dtype).eps * float(other.abs().amax())
+    return torch.allclose(one, other, rtol=0, atol=near)
+
+
+@contextlib.contextmanager
+def _without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Within the block hooks of these tensors do not run: they will, once, on the gradient that is returned."""
+    hooks = [(value._backward_hooks, dict(value._backward_hooks)) for value in tensors if value._backward_hooks]
+    try:
+        for held, _ in hooks:
+            held.clear()
+        yield
+    finally:
+        for held, before in hooks:
+            held.update(before)
 
 
 class Joined(torch.autograd.Function):

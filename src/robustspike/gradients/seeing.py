@@ -77,6 +77,11 @@ class Rule:
             return self.estimator(layer, currents, self.memory)
         return self.estimator(layer, currents)
 
+    @property
+    def exact(self) -> bool:
+        """Whether the spikes are the layer's own."""
+        return self.estimator is None or bool(getattr(self.estimator, "exact", False))
+
     def note(self, layer: Any, currents: Tensor) -> None:
         for notes in self.notes:
             notes.append((layer, currents))
