@@ -374,6 +374,23 @@ def test_a_rule_that_looks_ahead_has_no_gradient_in_a_recurrent_network(kind):
     seen_by(adapted(network(Chain)), rs.HART())
 
 
+@dataclass(frozen=True)
+class Trembling(Through):
+    """Its gradient is rounded otherwise at every call, as on a GPU."""
+
+    def __call__(self, layer, currents):
+        fired = super().__call__(layer, currents)
+        if fired.requires_grad:
+            fired.register_hook(lambda g: g * (1 + 4e-16 * torch.randn_like(g)))
+        return fired
+
+
+@pytest.mark.parametrize("kind", RECURRENT, ids=lambda kind: kind.__name__)
+def test_rounding_that_is_another_at_every_call_is_no_look_ahead(kind):
+    net = network(kind)
+    assert_alike(seen_by(adapted(net), Trembling()), plain(net))
+
+
 def test_second_derivatives_are_refused_under_estimators_and_not_without():
     model, x = adapted(network(Chain)), X.clone().requires_grad_()
     with rs.estimating(model, rs.BPTR()), pytest.raises(AdaptError, match="second derivatives .* one step at a time"):

@@ -182,7 +182,9 @@ class Unrolled:
                 arriving = self._gradients(gradient, {user: pulled[user] for user in users[i]}, cuts)
                 pulled[i] = self.chains[i].pull(arriving)
             if not recurrent or all(map(_same, before, pulled)):
-                return self._gradients(gradient, dict(enumerate(pulled)), self.inputs)
+                break
+        if not recurrent or all(map(_near, before, pulled)):
+            return self._gradients(gradient, dict(enumerate(pulled)), self.inputs)
         rule = self.chains[0].layer.gradient_rule
         raise AdaptError(
             f"{rule.estimator if rule else 'the estimator'} has no gradient here: the network is recurrent and it "
@@ -275,12 +277,15 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    """Up to rounding, which on GPUs is another at every call."""
+    return one is other or (one is not None and other is not None and torch.equal(one, other))
+
+
+def _near(one: Tensor | None, other: Tensor | None) -> bool:
+    """The same up to rounding, which on GPUs is another at every call."""
     if one is None or other is None:
         return one is other
     one, other = one.nan_to_num(), other.nan_to_num()
-    near = 1000 * torch.finfo(one.dtype).eps * float(other.abs().amax())
-    return torch.allclose(one, other, rtol=0, atol=near)
+    return torch.allclose(one, other, rtol=0, atol=1000 * torch.finfo(one.dtype).eps * float(other.abs().amax()))
 
 
 @contextlib.contextmanager
