@@ -19,7 +19,13 @@ RANKS = {
 }
 # Exceptions to "only to a lower rank" (or within one package): allowed all the same, or forbidden although lower.
 ALLOWED = {("balls", "draws"), ("neurons", "kernels"), ("encoders", "neurons")}
-ALLOWED |= {("demo", "experiment"), ("evaluate", "doubts"), ("audits", "evaluate"), ("experiment", "stand_ins")}
+ALLOWED |= {
+    ("adapters", "checkpoints"),
+    ("demo", "experiment"),
+    ("evaluate", "doubts"),
+    ("audits", "evaluate"),
+    ("experiment", "stand_ins"),
+}
 FORBIDDEN = {("attacks", "models"), *(("report", name) for name in ("surrogates", "draws", "balls"))}
 
 

@@ -21,6 +21,7 @@ from robustspike.checkpoints import (
     save_model,
     settings_text,
     tensors_fingerprint,
+    unfit,
     write_tensors,
 )
 from robustspike.models import digits_cnn
@@ -216,6 +217,56 @@ def test_weights_of_another_architecture_are_refused_with_the_first_differences(
     with pytest.raises(CheckpointError):
         load_weights(model, wide.state_dict(), path)
     assert fingerprint(model) == before
+
+
+NO_WEIGHTS = {
+    "is of complex64 and should be of float32": lambda t: t + 1j,
+    "is of int8 and should be of float32": lambda t: t.to(torch.int8),
+    "is of bool and should be of float32": lambda t: t > 0,
+    "has values that are not finite": lambda t: t.index_fill(0, torch.tensor([1]), float("nan")),
+    "has values too large for float32": lambda t: t.double().index_fill(0, torch.tensor([1]), 1e39),
+    "is on the meta device and has no values": lambda t: t.to("meta"),
+    "is sparse_coo and should be dense": lambda t: t.to_sparse(),
+    "is quantized and should be dequantized first": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+    "is nested and should be dense": lambda t: torch.nested.as_nested_tensor(list(t)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize.*:UserWarning", "ignore:.*nested.*:UserWarning")
+@pytest.mark.parametrize("sentence", NO_WEIGHTS)
+def test_what_cannot_be_weights_is_refused_before_anything_is_copied(sentence):
+    model, before = network(), fingerprint(network())
+    other = network(1).state_dict()
+    other["head.weight"] = NO_WEIGHTS[sentence](other["head.weight"])
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, other, "somewhere")
+    assert str(caught.value) == f"somewhere does not fit this network: head.weight {sentence}"
+    assert fingerprint(model) == before
+
+
+def test_other_precisions_of_the_same_kind_are_taken_as_they_are_rounded():
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        model, other = nn.Linear(2, 2), nn.Linear(2, 2).to(dtype)
+        load_weights(model, other.state_dict(), "somewhere")
+        assert torch.equal(model.weight, other.weight.float())
+
+
+def test_counts_are_not_taken_from_floats_nor_flags_from_counts():
+    count, flag, real = torch.tensor([1]), torch.tensor([True]), torch.tensor([1.0])
+    assert unfit(count, real) == "is of float32 and should be of int64"
+    assert unfit(flag, count) == "is of int64 and should be of bool"
+    assert unfit(count, count.int()) is None
+    assert unfit(torch.ones(1, dtype=torch.float16), real * 7e4) == "has values too large for float16"
+    assert unfit(real, real.to(torch.float8_e4m3fn)) is None
+    assert unfit(torch.ones(1, dtype=torch.complex64), real * 1j) is None
+
+
+def test_infinite_values_are_taken_where_the_models_own_are():
+    own = torch.tensor([0.0, float("-inf")])
+    assert unfit(own, torch.tensor([1.0, float("-inf")])) is None
+    for other in ([float("-inf"), 1.0], [1.0, float("inf")], [1.0, float("nan")]):
+        assert unfit(own, torch.tensor(other)) == "has values that are not finite"
+    assert unfit(own, torch.tensor([1.0, -1e39], dtype=torch.float64)) == "has values too large for float32"
 
 
 # Files are whole or not there

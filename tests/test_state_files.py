@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import pickle
 import shlex
 from collections import OrderedDict
@@ -229,6 +230,49 @@ def test_the_class_that_would_be_executed_is_named(tmp_path):
         read_state_dict(tmp_path / "best.pt")
     text = one_sentence(caught)
     assert f"holds a pickled object of {Net.__module__}.Net, and loading it would execute code" in text
+
+
+class Shell:
+    """Unpickled, it runs a command, by a function of a module that PyTorch has blocked."""
+
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+@pytest.mark.parametrize("options", [{}, OLD], ids=["zip", "old"])
+@pytest.mark.parametrize("nested", [lambda bomb: bomb, lambda bomb: {"weight": bomb}], ids=["alone", "nested"])
+def test_a_command_is_reported_as_code_and_not_as_damage(tmp_path, monkeypatch, options, nested):
+    monkeypatch.chdir(tmp_path)
+    torch.save(nested(Shell()), "best.pt", **options)
+    with pytest.raises(CheckpointError) as caught:
+        read_state_dict("best.pt")
+    assert not Path("exploded").exists()
+    text = one_sentence(caught)
+    assert text.startswith(
+        f"best.pt holds a pickled object of {os.system.__module__}.system, and loading it would execute"
+    )
+    assert "convert it once with `python -c " in text
+    with contextlib.suppress(AttributeError):  # of a number, which is what the command returns
+        exec(shlex.split(text.split("`")[1])[2])
+    assert Path("exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda t: t.to(torch.int8), "is of int8 and should be of float32"),
+        (lambda t: t.to_sparse(), "is sparse_coo and should be dense"),
+        (lambda t: t * float("inf"), "has values that are not finite"),
+    ],
+)
+def test_a_file_of_what_cannot_be_weights_changes_nothing(tmp_path, spoil, text):
+    other = made(1).state_dict()
+    torch.save(other | {"norm.weight": spoil(other["norm.weight"])}, tmp_path / "w.pt")
+    net = made()
+    with pytest.raises(CheckpointError) as caught:
+        load_file(net, tmp_path / "w.pt")
+    assert one_sentence(caught).endswith(f"w.pt does not fit this network: norm.weight {text}")
+    assert same(net.state_dict(), made().state_dict())
 
 
 def test_a_class_of_a_script_has_to_be_imported_to_convert(tmp_path, monkeypatch):

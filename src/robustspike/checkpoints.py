@@ -50,7 +50,10 @@ def _seal(tensors: Mapping[str, Tensor], record: str) -> str:
 
 def architecture(model: nn.Module) -> str:
     """What a model is without its weights: every module with its settings, 16 hexadecimal digits."""
-    text = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    constants = [
+        f"{path} {m.adapted_constants}" for path, m in model.named_modules() if hasattr(m, "adapted_constants")
+    ]
+    text = re.sub(r" at 0x[0-9a-f]+", "", "; ".join([repr(model), *constants]))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -117,8 +120,13 @@ def _code_of(function: Any) -> str:
 
 def _read(code: types.CodeType) -> str:
     """What a function's code does, names and inner functions included, and not where it is written."""
-    consts = [_read(const) if inspect.iscode(const) else repr(const) for const in code.co_consts]
+    consts = [_read(const) if inspect.iscode(const) else _constant(const) for const in code.co_consts]
     return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {code.co_freevars} {consts}"
+
+
+def _constant(const: Any) -> str:
+    """The same in every process: sets of texts have another order in each."""
+    return repr(sorted(map(repr, const))) if isinstance(const, frozenset) else repr(const)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
@@ -204,20 +212,71 @@ def model_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any], path: Pat
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copy tensors into a model, strictly.
+    """Copy tensors into a model, strictly; it is changed only if all of them fit.
 
     Raises:
-        CheckpointError: naming the first tensors that are missing, unexpected or of another shape.
+        CheckpointError: naming the first tensors that are missing, unexpected, of another shape, or :func:`unfit`.
     """
     own = model.state_dict()
     wrong = [f"{name} is missing" for name in own if name not in tensors]
     wrong += [f"{name} is unexpected" for name in tensors if name not in own]
-    wrong += [
-        f"{name} is {list(tensors[name].shape)} and should be {list(own[name].shape)}"
-        for name in own
-        if name in tensors and not is_lazy(own[name]) and tensors[name].shape != own[name].shape
-    ]
+    wrong += misshapen(own, tensors)
+    wrong = wrong or [f"{name} {phrase}" for name, t in tensors.items() if (phrase := unfit(own[name], t))]
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise CheckpointError(f"{source} does not fit this network: {'; '.join(wrong[:4])}{more}")
     model.load_state_dict(dict(tensors))
+
+
+def misshapen(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """For every tensor of another shape than the model's own of its name, a clause that says so."""
+    return [
+        f"{name} is {list(given[name].shape)} and should be {list(t.shape)}"
+        for name, t in own.items()
+        if name in given and not is_lazy(t) and not given[name].is_nested and given[name].shape != t.shape
+    ]
+
+
+def unfit(own: Tensor, given: Tensor) -> str | None:
+    """Why a tensor's values cannot be those of the model's own of the same shape, as the end of a clause; None if they can.
+
+    Example:
+        >>> unfit(torch.zeros(2), torch.tensor([1, 2], dtype=torch.int8))
+        'is of int8 and should be of float32'
+        >>> unfit(torch.zeros(2), torch.tensor([1.0, 1e300], dtype=torch.float64))
+        'has values too large for float32'
+    """
+    if given.is_meta:
+        return "is on the meta device and has no values"
+    if given.is_quantized:
+        return "is quantized and should be dequantized first"
+    if given.is_nested or given.layout != torch.strided:
+        return f"is {'nested' if given.is_nested else _name(given.layout)} and should be dense"
+    if _kind(given) != _kind(own):
+        return f"is of {_name(given.dtype)} and should be of {_name(own.dtype)}"
+    if _kind(own) in ("floating", "complex"):
+        if bool(_strange(own, given, given).any()):
+            return "has values that are not finite"
+        if bool(_strange(own, given, given.to(own.dtype)).any()):
+            return f"has values too large for {_name(own.dtype)}"
+    return None
+
+
+def _kind(t: Tensor) -> str:
+    if t.is_floating_point() or t.is_complex():
+        return "complex" if t.is_complex() else "floating"
+    return "boolean" if t.dtype == torch.bool else "integer"
+
+
+def _name(kind: torch.dtype | torch.layout) -> str:
+    return str(kind).removeprefix("torch.")
+
+
+def _strange(own: Tensor, given: Tensor, values: Tensor) -> Tensor:
+    """Where values are not finite, but for the infinite ones that are given and the model's own already, as in a mask."""
+    values = values.float() if values.dtype.itemsize == 1 else values
+    if is_lazy(own) or own.is_meta:
+        return ~values.isfinite()
+    given = given.float() if given.dtype.itemsize == 1 else given
+    kept = given.isinf() & (given == own.detach().to(given.device))
+    return ~values.isfinite() & ~kept

@@ -164,7 +164,7 @@ def _unpickled(path: Path) -> Any:
         text = str(error)
         if "TorchScript" in text:
             raise _needs_code(path, "a TorchScript program", f"torch.jit.load({str(path)!r}).state_dict()") from None
-        if refused := re.search(r"Unsupported global: GLOBAL ([\w.]+)", text):
+        if refused := re.search(r"[Uu]nsupported (?:global: )?GLOBAL ([\w.]+)", text):
             raise _needs_code(path, f"a pickled object of {refused[1]}", _tensors_of(load, path)) from None
         if isinstance(error, pickle.UnpicklingError) and "Unsupported" in text:
             load = f"__import__('pickle').loads(__import__('pathlib').Path({str(path)!r}).read_bytes())"

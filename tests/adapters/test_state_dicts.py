@@ -447,6 +447,77 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed(sew18):
         assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
 
 
+def small_vgg(**settings):
+    """A network of ours, and another's weights under SpikingJelly's names."""
+    torch.manual_seed(0)
+    model, other = (rs.models.spiking_vgg11(2, 1, width=8, pooled_size=1, **settings) for _ in range(2))
+    named = {name.replace("head", "classifier.6").removeprefix("layers."): t for name, t in other.state_dict().items()}
+    return model, named
+
+
+SPOILED = {
+    "is of complex64 and should be of float32": lambda t: t + 1j,
+    "is of int8 and should be of float32": lambda t: t.to(torch.int8),
+    "is of bool and should be of float32": lambda t: t > 0,
+    "has values that are not finite": lambda t: t * float("nan"),
+    "has values too large for float32": lambda t: t.double() * 1e300,
+    "is on the meta device and has no values": lambda t: t.to("meta"),
+    "is sparse_coo and should be dense": lambda t: t.to_sparse(),
+}
+
+
+@pytest.mark.parametrize("sentence", SPOILED)
+def test_what_cannot_be_weights_is_refused_and_nothing_is_changed(sentence):
+    model, weights = small_vgg()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="^the weights do not fit spiking-vgg11: classifier.6.weight ") as error:
+        load_spikingjelly(model, weights | {"classifier.6.weight": SPOILED[sentence](weights["classifier.6.weight"])})
+    assert f"classifier.6.weight {sentence}; take the weights as they were trained" in str(error.value)
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("nowhere.w", 0.0),
+        ("features.0.w", 0.0),  # a convolution
+        ("nowhere.surrogate_function.alpha", 2.0),
+        ("surrogate_function.alpha", 2.0),
+        ("features.1.w", float("nan")),
+        ("features.1.w", 0j),
+    ],
+)
+def test_constants_of_neurons_that_the_model_does_not_have_are_refused(name, value):
+    model, weights = small_vgg(leak=0.5, surrogate=ArcTan(2.0))
+    with pytest.raises(ValueError, match=f"^the weights do not fit spiking-vgg11: {name} is unexpected; build"):
+        load_spikingjelly(model, weights | {name: torch.tensor(value)})
+
+
+def test_constants_of_the_models_neurons_are_compared():
+    model, weights = small_vgg(leak=0.5, surrogate=ArcTan(2.0))
+    places = ("features.1", "classifier.4.module")
+    fine = {f"{place}.w": torch.tensor(0.0) for place in places}
+    fine |= {f"{place}.surrogate_function.alpha": torch.tensor([2.0]) for place in places}
+    load_spikingjelly(model, weights | fine)
+    assert torch.equal(model.head.weight, weights["classifier.6.weight"])
+    for name in fine:
+        with pytest.raises(ValueError, match=rf"^{name} (is 1000 and|of ParametricLIFNode is a leak of 9.85968e-305,)"):
+            load_spikingjelly(model, weights | fine | {name: torch.tensor(1000.0)})
+
+
+def test_the_neuron_of_a_shortcut_in_the_authors_networks_is_one_of_the_models(sew18):
+    network, x = sew18
+    saved = by_the_authors(network, "sew")
+    alpha = {"layer2.0.downsample.1.surrogate_function.alpha": torch.tensor(2.0)}
+    model = our_resnet("sew", 18, x)
+    load_spikingjelly(model, saved | alpha)
+    assert same_weights(model, network)
+    with pytest.raises(
+        ValueError, match=r"^the weights do not fit sew-resnet18: layer1\.0\.downsample\.1\.\S+ is unexp"
+    ):
+        load_spikingjelly(model, saved | {name.replace("layer2", "layer1"): t for name, t in alpha.items()})
+
+
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [

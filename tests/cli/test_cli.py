@@ -651,7 +651,7 @@ def test_memory_that_does_not_suffice(cli, run, tmp_path, monkeypatch):
 
 def test_the_app_knows_its_commands():
     names = {command.name for command in app.registered_commands}
-    assert names == {"train", "attack", "audit", "sweep", "reproduce", "compare", "demo", "list", "report"}
+    assert names == {"train", "attack", "audit", "sweep", "reproduce", "compare", "demo", "list", "report", "doctor"}
 
 
 # --- kill -9

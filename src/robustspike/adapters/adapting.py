@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import inspect
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,10 +18,14 @@ from robustspike.adapters.layer import AdaptedLayer, Start, apart, mapped, tenso
 from robustspike.adapters.parity import prepare
 from robustspike.adapters.readout import Readout, logits_of, stacked
 from robustspike.adapters.stepping import Joined, Unrolled
+from robustspike.checkpoints import settings_text
 from robustspike.encoders import Direct
 from robustspike.gradients import BPTT, Rule
 from robustspike.neurons import at_every_step, repeat
 from robustspike.surrogates import with_slope
+
+_locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+_locks_lock = threading.Lock()
 
 
 class Adapted(nn.Module):
@@ -39,7 +44,7 @@ class Adapted(nn.Module):
         super().__init__()
         self.model, self.encoder = model, encoder
         self.time_steps, self.takes, self.readout = time_steps, takes, readout
-        self.said = {"time_steps": time_steps, "takes": takes, "readout": _text_of(readout)}
+        self.said = {"time_steps": time_steps, "takes": takes, "readout": readout if isinstance(readout, str) else None}
         self.time_collapsed = False  # set by an estimator without a time axis
         self.prepared = False
         self.straight_through: tuple[str, ...] = ()  # paths of encoders that cut the graph
@@ -75,28 +80,56 @@ class Adapted(nn.Module):
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
         copied.__setstate__(copy.deepcopy(vars(self), memo))
+        for layer in copied.adapted_layers.values():
+            layer.gradient_rule = None  # a copy made while an estimator is in force is not seen through
+        copied.time_collapsed = False
         return copied
 
     @property
     def transient(self) -> list[str]:
         """Names of buffers that are state of the network's neurons, not part of what it is."""
-        neurons = {path: layer.neuron for path, layer in self.adapted_layers.items()}
+        neurons = {path: layer.neuron for path, layer in (self.adapted_layers | self.readouts).items()}
         names = [(path, name) for path, neuron in neurons.items() for name in neuron._non_persistent_buffers_set]
         return [f"model.{name}" if path == "network" else f"model.{path}.{name}" for path, name in names]
 
+    @property
+    def adapted_constants(self) -> str:
+        """What tells this network from others of equal modules and tensors: its neurons' settings, the read-out."""
+        kinds = (bool, int, float, str)
+        texts = [settings_text(self.readout)]
+        for path, layer in sorted((self.adapted_layers | self.readouts).items()):
+            own = {name: value for name, value in vars(layer.neuron).items() if isinstance(value, kinds)}
+            plain = {name: value for name, value in own.items() if not name.startswith("_") and name != "training"}
+            texts.append(f"{path} {plain} {settings_text(layer.framework.spike_function(layer.neuron))}")
+        return "; ".join(texts)
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held while the network's modules are not its own: one thread at a time, whatever adapts it."""
+        with _locks_lock:
+            return _locks.setdefault(self.model, threading.RLock())
+
     def forward(self, x: Tensor) -> Tensor:
-        if not self.prepared:
-            prepare(self, x)
+        with self.lock:
+            if not self.prepared:
+                prepare(self, x)
+            self._check_neurons()
+            return self.run(x)
+
+    def _check_neurons(self) -> None:
+        known = {layer.neuron for layer in (self.adapted_layers | self.readouts).values()}
+        for path, module in self.model.named_modules():
+            if module not in known and any(framework.is_neuron(module) for framework in self.frameworks):
+                raise AdaptError(f"the network has another neuron at {path} than when it was adapted; adapt it again")
         for layer in self.adapted_layers.values():
             layer.check()
-        return self.run(x)
 
     def run(self, x: Tensor) -> Tensor:
         """One forward pass from fresh state, without the checks."""
         if not torch.is_grad_enabled() or not any(map(self._is_unrolled, self.adapted_layers.values())):
             return self._pass(x, Unrolled())
         unrolled, inner = Unrolled(), x.detach().requires_grad_(x.requires_grad)
-        unrolled.logits = self._pass(inner, unrolled)
+        unrolled.lock, unrolled.logits = self.lock, self._pass(inner, unrolled)
         parameters = [p for p in self.parameters() if p.requires_grad]
         unrolled.inputs = [value for value in (inner, *parameters) if value.requires_grad]
         if not unrolled.inputs:
@@ -104,7 +137,7 @@ class Adapted(nn.Module):
         return Joined.apply(unrolled, *(x if value is inner else value for value in unrolled.inputs))
 
     def _pass(self, x: Tensor, unrolled: Unrolled) -> Tensor:
-        with self.patched(unrolled):
+        with self.lock, self.patched(unrolled):
             logits = self.answer(x)
             unrolled.finish()
         return logits
@@ -193,15 +226,6 @@ class Adapted(nn.Module):
             return _collapsed(layer, rule, args) if self.time_collapsed else unrolled.call(layer, args[0], args[1:])
 
         return forward
-
-
-def _text_of(readout: str | Readout) -> str:
-    """The same in every process: a function by its name and what it does."""
-    code = getattr(readout, "__code__", None)
-    if code is None:
-        return readout if isinstance(readout, str) else type(readout).__qualname__
-    text = repr((code.co_code, code.co_names, [const for const in code.co_consts if not inspect.iscode(const)]))
-    return f"{getattr(readout, '__qualname__', '')}[{hashlib.sha256(text.encode()).hexdigest()[:8]}]"
 
 
 def _is_own(rule: Rule) -> bool:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustspike.draws import Draws, sampling
+
 
 class AdaptError(ValueError):
     """A network that cannot be adapted, or a layer that cannot carry an estimator; the message says what to do.
@@ -144,3 +146,16 @@ class _Called(nn.Module):
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
         self.forward = function
+
+
+@contextlib.contextmanager
+def seeded(seed: int, few: Tensor) -> Iterator[None]:
+    """Every random number of a block, ours and PyTorch's, from a seed."""
+    torch.manual_seed(seed)
+    with sampling(Draws.of(seed, torch.arange(len(few), device=few.device))):
+        yield
+
+
+def is_zero(gradient: Tensor | None) -> bool:
+    """Whether there is no gradient, or none but 0."""
+    return gradient is None or not bool(gradient.any())

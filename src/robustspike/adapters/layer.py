@@ -60,7 +60,8 @@ class AdaptedLayer:
         if self.alters_state and not isinstance(self._rule.estimator, BPTT):
             raise AdaptError(
                 f"the state of {self} is not passed on as it was returned: the network changes it between steps, or begins "
-                "with one that has a gradient, which only BPTT() follows; pass it on unchanged, or use BPTT(surrogate)"
+                "with one that has a gradient, which only BPTT follows, and only as far as nothing detaches it; pass it on "
+                "unchanged, or use BPTT(surrogate)"
             )
         if self.fault is not None and not (self.takes_surrogates and isinstance(self._rule.estimator, BPTT)):
             instead = "BPTT(surrogate)" if self.takes_surrogates else "BPTT(), the network's own gradient,"

@@ -11,14 +11,20 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from robustspike.checkpoints import misshapen, unfit
 from robustspike.models import SNN, ResNetSettings, SEWSettings, SpikingVGGSettings
+from robustspike.neurons import spiking_layers
 from robustspike.surrogates import SURROGATES, Sigmoid, StraightThrough, Surrogate
 
 # Under which names training scripts put a state_dict into what they save.
 _NESTS = ("state_dict", "model_state_dict", "model", "net")
 _ALPHA = "surrogate_function.alpha"
+# A constant of a neuron, itself maybe in a container; the neuron of a shortcut is the last of its modules in old networks.
+_CONSTANT = re.compile(r"(.+?)(?:\.module)?\.(?:surrogate_function\.alpha|w)")
+_IN_SHORTCUT = re.compile(r"\.downsample\.[12]$")
 _EXPECTED = f"expected a state_dict, names to tensors, or a mapping that holds one as one of {', '.join(_NESTS)}"
 # The names of the SEW-ResNet authors' own networks, where a container holds convolution and BatchNorm.
 _CONTAINERS = (
@@ -111,10 +117,10 @@ def load_spikingjelly(model: SNN, weights: Mapping[str, Any], *, decay_input_tau
             for a model made with ``neuron_settings(tau, decay_input=False)``. None: weights are taken as they are.
 
     Raises:
-        ValueError: for another model or no state_dict; naming the first tensors that are missing, unexpected or of another
-            shape; for SEW-ResNet-50 with "iand", where SpikingJelly computes A·(1 − S) and Fang 2021 (1 − A)·S; for neurons
-            that differ; for a decay_input_tau that is not that of the model's leak, or for a Spiking-ResNet, where
-            spikes of shortcuts reach neurons past all weights.
+        ValueError: for another model or no state_dict; naming the first tensors that are missing, unexpected, of another
+            shape, kind of number or layout, or not finite; for SEW-ResNet-50 with "iand", where SpikingJelly computes
+            A·(1 − S) and Fang 2021 (1 − A)·S; for neurons that differ; for a decay_input_tau that is not that of the model's
+            leak, or for a Spiking-ResNet, where spikes of shortcuts reach neurons past all weights.
 
     Example:
         >>> theirs = {"fc.weight": torch.zeros(10, 512)}  # torch.load("checkpoint.pth", weights_only=True)
@@ -128,11 +134,11 @@ def load_spikingjelly(model: SNN, weights: Mapping[str, Any], *, decay_input_tau
     head = "classifier.6" if isinstance(model.settings, SpikingVGGSettings) else "fc"
     ours = {_their_name(name, head): name for name in model.state_dict()}
     found = _plain_names(_unwrapped(weights, {name.split(".")[0] for name in ours}))
-    constants = {name: t for name, t in found.items() if name.endswith((_ALPHA, ".w")) and t.numel() == 1}
+    constants = _of_neurons(model, found)
     tensors = {name: t for name, t in found.items() if name not in constants}
     _check_tensors(model, {name: model.state_dict()[own] for name, own in ours.items()}, tensors)
     for name, value in constants.items():
-        (_check_alpha if name.endswith(_ALPHA) else _check_leak)(model, name, float(value))
+        (_check_alpha if name.endswith(_ALPHA) else _check_leak)(model, name, value)
     tau = decay_input_tau or 1.0
     divided = _before_neurons(model) if tau != 1 else set()
     model.load_state_dict({ours[name]: t / tau if ours[name] in divided else t for name, t in tensors.items()})
@@ -212,21 +218,33 @@ def _plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
+def _of_neurons(model: SNN, found: Mapping[str, Tensor]) -> dict[str, float]:
+    """What the state_dict says of neurons that the model has at these places, each in one number."""
+    neurons = {name.removeprefix("layers.") for name in spiking_layers(model)}
+    constants = {}
+    for name, value in found.items():
+        place = _CONSTANT.fullmatch(name)
+        if place and _IN_SHORTCUT.sub(".downsample_sn", place[1]) in neurons and _is_number(value):
+            constants[name] = float(value)
+    return constants
+
+
+def _is_number(t: Tensor) -> bool:
+    return unfit(torch.zeros(()), t) is None and t.numel() == 1
+
+
 def _check_tensors(model: SNN, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
     wrong = [f"{name} is missing" for name in expected if name not in got]
     wrong += [f"{name} is unexpected" for name in got if name not in expected]
-    wrong += [
-        f"{name} is {list(got[name].shape)} and should be {list(t.shape)}"
-        for name, t in expected.items()
-        if name in got and got[name].shape != t.shape
-    ]
+    wrong += misshapen(expected, got)
+    own = "batch_norm, width, pooled_size" if isinstance(model.settings, SpikingVGGSettings) else "stem"
+    advice = f"build the model with the depth, {own}, in_channels and num_classes that they were trained with"
+    if not wrong:
+        wrong = [f"{name} {phrase}" for name, t in expected.items() if (phrase := unfit(t, got[name]))]
+        advice = "take the weights as they were trained"
     if wrong:
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        own = "batch_norm, width, pooled_size" if isinstance(model.settings, SpikingVGGSettings) else "stem"
-        raise ValueError(
-            f"the weights do not fit {model.settings.name}: {'; '.join(wrong[:3])}{more}; build the model with the depth, "
-            f"{own}, in_channels and num_classes that they were trained with"
-        )
+        raise ValueError(f"the weights do not fit {model.settings.name}: {'; '.join(wrong[:3])}{more}; {advice}")
 
 
 def _check_alpha(model: SNN, name: str, alpha: float) -> None:
@@ -241,7 +259,7 @@ def _check_alpha(model: SNN, name: str, alpha: float) -> None:
 
 
 def _check_leak(model: SNN, name: str, w: float) -> None:
-    leak, own = 1 / (1 + math.exp(w)), model.settings.leak
+    leak, own = 1 / (1 + math.exp(min(w, 700.0))), model.settings.leak
     if not math.isclose(leak, own, abs_tol=1e-6):
         raise ValueError(
             f"{name} of ParametricLIFNode is a leak of {leak:.6g}, all neurons of {model.settings.name} have {own:.6g}; "

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class Chain:
 
     def __init__(self, layer: AdaptedLayer, start: Start) -> None:
         self.layer, self.start = layer, start
+        self.estimator = layer.gradient_rule.estimator  # the backward pass may come when it is in force no more
         self.inputs: list[Tensor] = []  # with the user's graph
         self.spikes: list[Tensor] = []  # cut from it, as are the states
         self.states: list[list[Tensor]] = []
@@ -74,6 +76,11 @@ class Chain:
                 )
 
     @property
+    def passes_back(self) -> bool:
+        """Whether the estimator lets the currents of later steps answer for spikes of earlier ones."""
+        return bool(getattr(self.estimator, "acausal", False))
+
+    @property
     def cuts(self) -> list[Tensor]:
         return [*self.spikes, *(state for states in self.states for state in states)]
 
@@ -119,6 +126,7 @@ class Unrolled:
     """One forward pass of a user's loop: its chains in the order of their first calls, and what was only noted."""
 
     def __init__(self) -> None:
+        self.lock: AbstractContextManager[Any] = contextlib.nullcontext()  # held by the backward pass
         self.chains: list[Chain] = []
         self.noted: list[Noted] = []
         self.logits: Tensor | None = None
@@ -168,14 +176,16 @@ class Unrolled:
         Raises:
             AdaptError: if the estimator has no answer for a recurrent network.
         """
-        with _without_hooks(self.inputs):
+        with self.lock, _without_hooks(self.inputs):
             return self._of_inputs(self._backward(gradient))
 
     def _backward(self, gradient: Tensor) -> list[Tensor | None]:
         users = self._users()
         recurrent = any(user <= i for i, found in enumerate(users) for user in found)
+        if recurrent and any(chain.passes_back for chain in self.chains):
+            raise self._no_end()
         pulled: list[Tensor | None] = [None] * len(self.chains)
-        for _ in range(1 + max(map(len, (chain.inputs for chain in self.chains)), default=0) if recurrent else 1):
+        for _ in range(1 + sum(len(chain.inputs) for chain in self.chains) if recurrent else 1):
             before = list(pulled)
             for i in reversed(range(len(self.chains))):
                 cuts = self.chains[i].cuts
@@ -185,10 +195,12 @@ class Unrolled:
                 break
         if not recurrent or all(map(_near, before, pulled)):
             return self._gradients(gradient, dict(enumerate(pulled)), self.inputs)
-        rule = self.chains[0].layer.gradient_rule
-        raise AdaptError(
-            f"{rule.estimator if rule else 'the estimator'} has no gradient here: the network is recurrent and it "
-            "passes gradients to earlier steps without end; use BPTT(surrogate), BPTR, RGA, PDSG or ASSG"
+        raise self._no_end()
+
+    def _no_end(self) -> AdaptError:
+        return AdaptError(
+            f"{self.chains[0].estimator} has no gradient here: the network is recurrent and it "
+            "passes gradients on to later steps, which pass them back, without end; use BPTT(surrogate), BPTR or PDSG"
         )
 
     def _of_inputs(self, found: list[Tensor | None]) -> list[Tensor | None]:

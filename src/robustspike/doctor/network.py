@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustspike.doctor import answering, seeing
+from robustspike.doctor import answering, cutting, seeing
 from robustspike.doctor.checks import Check
 
 NETWORK: dict[str, Check] = {
@@ -49,6 +49,9 @@ NETWORK: dict[str, Check] = {
         "Attack rs.adapt(model, …) through a wider surrogate, RGA or ASSG; with an encoder before the network, encode by "
         "rs.adapt(model, encoder=…).",
         seeing.zero,
+    ),
+    "cut gradient": Check(
+        "Find what cuts the graph between the neurons, a detach() or no_grad(), and take it out.", cutting.cut_gradient
     ),
     "BatchNorm drift": Check(
         "Let model.eval() reach every BatchNorm layer: statistics that follow the attack change the network under attack.",

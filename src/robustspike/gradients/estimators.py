@@ -154,6 +154,7 @@ class HART:
 
     exact: ClassVar[bool] = True
     without_time: ClassVar[bool] = False
+    acausal: ClassVar[bool] = True  # currents of later steps answer for spikes of earlier ones
     width: float = 1.0
 
     def __call__(self, layer: SpikingLayer, currents: Tensor) -> Tensor:
