@@ -187,6 +187,10 @@ def _spoiled(path: Path) -> str | None:
 
 def _needs_code(path: Path, holds: str, tensors: str) -> CheckpointError:
     """The refusal, with the command that converts the file where somebody trusts it."""
+    if command := re.search(r"\b(?:posix|nt|os|subprocess|builtins|runpy|webbrowser)\.\w+", holds):
+        return CheckpointError(
+            f"{path} calls {command[0]} when it is loaded, which weights never do: delete it, do not load it"
+        )
     better = f"{path.with_suffix('')}-weights.pt"
     theirs = re.search(r"__main__\.(\w+)", holds)
     needs = f"import torch; from your_script import {theirs[1]}" if theirs else "import torch"

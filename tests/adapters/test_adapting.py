@@ -151,3 +151,39 @@ def test_hart_is_refused_on_recurrent_networks_whatever_the_batch(images):
     for some in (images, images[:1], torch.zeros_like(images)):
         with pytest.raises(AdaptError, match="HART"):
             rs.input_gradient(net, some, y[: len(some)], rs.HART())
+
+
+def test_neurons_that_were_not_adapted_are_refused_by_evaluation_and_training(images):
+    data = rs.data.Split(images, torch.tensor([0, 1, 2, 0]))
+    attack, sentence = rs.fgsm(rs.Linf(0.1)), r"neurons of spikingjelly \(at 2\).* give rs.adapt"
+    for use in (
+        lambda: rs.evaluate(theirs(), data, attack, doubts=0, progress=False),
+        lambda: rs.audit(theirs(), data, eps=0.1, doubts=0, progress=False),
+        lambda: rs.fit(theirs(), data, rs.defences.vanilla(), epochs=1, progress=False),
+    ):
+        with pytest.raises(AdaptError, match=sentence):
+            use()
+    net = nn.Sequential(nn.Identity(), rs.adapt(theirs(), 3))
+    assert rs.evaluate(net, data, attack, doubts=0, progress=False).header.n == 4
+
+
+def test_data_that_is_no_split_is_refused_with_what_to_give(images):
+    with pytest.raises(ValueError, match="must be a Split, got a tuple; give rs.data.Split"):
+        rs.evaluate(rs.adapt(theirs(), 3), (images, torch.zeros(4)), rs.fgsm(rs.Linf(0.1)))
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (lambda x: rs.adapt(nn.Sequential, 3), "got the class Sequential"),
+        (lambda x: rs.adapt(theirs().state_dict(), 3), "got a OrderedDict"),
+        (lambda x: rs.adapt(theirs(), "4"), "time_steps must be a whole number ≥ 1, got '4'"),
+        (lambda x: rs.adapt(theirs(), 3, images=x.numpy()), "images must be a tensor"),
+        (lambda x: rs.adapt(theirs(), 3, images=255 * x), "images must lie in \\[0, 1\\], got values from"),
+        (lambda x: rs.adapt(theirs(), 3, mean=[0.5], std=[0.0]), "std must be positive"),
+        (lambda x: rs.adapt(torch.compile(theirs()), 3), "adapt the network that it was made of, before compiling"),
+    ],
+)
+def test_what_cannot_be_adapted_is_refused_in_a_sentence(made, sentence, images):
+    with pytest.raises(AdaptError, match=sentence):
+        made(images)

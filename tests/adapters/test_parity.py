@@ -430,7 +430,7 @@ def test_an_encoder_has_no_place_before_a_network_without_spikes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"time_steps": 0}, "time_steps must be ≥ 1, got 0"),
+        ({"time_steps": 0}, "time_steps must be a whole number ≥ 1, got 0"),
         ({"takes": "steps"}, "takes must be one of images, step, sequence; got 'steps'"),
         ({"encoder": "rate"}, "encoder must be one of .*; got 'rate'"),
         ({"encoder": "poisson"}, "the encoder 'poisson' has to know how many steps"),

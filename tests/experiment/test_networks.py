@@ -428,3 +428,17 @@ def test_only_what_the_code_does_makes_a_difference(file):
     assert code_of(file) == before
     file.write_text(CODE.replace("number = 3", "number = 4"))
     assert code_of(file) != before
+
+
+def test_the_hash_of_a_file_covers_what_it_imports_from_beside_it(tmp_path):
+    (tmp_path / "settings_of_mine.py").write_text("STEPS = 8\n")
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch\nfrom settings_of_mine import STEPS\n\ndef make():\n    return torch.nn.Linear(STEPS, 2)\n"
+    )
+    made_by(f"{file}:make")
+    before = code_of(file)
+    (tmp_path / "settings_of_mine.py").write_text("STEPS = 8  # as before\n")
+    assert code_of(file) == before
+    (tmp_path / "settings_of_mine.py").write_text("STEPS = 2\n")
+    assert code_of(file) != before

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from robustspike.adapters.adapting import Adapted
@@ -29,6 +31,7 @@ __all__ = [
     "AdaptedLayer",
     "Framework",
     "adapt",
+    "check_adapted",
     "load_spikingjelly",
     "neuron_settings",
 ]
@@ -82,7 +85,7 @@ def adapt(
         >>> input_gradient(model, torch.rand(2, 1, 8, 8), torch.tensor([0, 1]), estimator=BPTR()).shape
         torch.Size([2, 1, 8, 8])
     """
-    _check(time_steps, takes, encoder, mean, std, readout)
+    _check(model, images, time_steps, takes, encoder, mean, std, readout)
     options = {"mean": mean, "encoder": encoder, "takes": takes, "readout": None if readout == "spikes" else readout}
     said = [name for name, value in options.items() if value is not None]
     if spiking_layers(model):
@@ -104,12 +107,41 @@ def adapt(
     return net
 
 
+def check_adapted(model: nn.Module) -> None:
+    """Refuse neurons of another framework that are not behind :func:`adapt`: state would leak, time be taken for samples.
+
+    Raises:
+        AdaptError: naming the first one.
+    """
+    inside = {m for part in model.modules() if isinstance(part, Adapted) for m in part.model.modules()}
+    for name, known in FRAMEWORKS.items():
+        for path, module in model.named_modules() if name in sys.modules else ():
+            if module not in inside and known.is_neuron(module):
+                raise AdaptError(
+                    f"{type(model).__name__} has neurons of {name} (at {path or 'the top'}), whose state would pass from "
+                    "one call to the next: give rs.adapt(model, time_steps=…) in its place"
+                )
+
+
 def _check(
-    time_steps: int | None, takes: str | None, encoder: str | nn.Module | None, mean: Sequence[float] | None,
-    std: Sequence[float] | None, readout: str | Readout,
+    model: Any, images: Any, time_steps: int | None, takes: str | None, encoder: str | nn.Module | None,
+    mean: Sequence[float] | None, std: Sequence[float] | None, readout: str | Readout,
 ) -> None:  # fmt: skip
-    if time_steps is not None and time_steps < 1:
-        raise AdaptError(f"time_steps must be ≥ 1, got {time_steps}")
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise AdaptError(f"adapt takes a network, a torch.nn.Module, got {what}")
+    if hasattr(model, "_orig_mod") or isinstance(model, torch.jit.ScriptModule):
+        raise AdaptError(f"{type(model).__name__} is compiled; adapt the network that it was made of, before compiling")
+    if images is not None and not isinstance(images, Tensor):
+        raise AdaptError(f"images must be a tensor [N, ...] in [0, 1], got a {type(images).__name__}")
+    if images is not None and len(images) and not (images.min() >= 0 and images.max() <= 1):
+        raise AdaptError(
+            f"images must lie in [0, 1], got values from {images.min():.3g} to {images.max():.3g}; give mean= and std="
+        )
+    if time_steps is not None and (not isinstance(time_steps, int) or time_steps < 1):
+        raise AdaptError(f"time_steps must be a whole number ≥ 1, got {time_steps!r}")
+    if std is not None and not all(value > 0 for value in std):
+        raise AdaptError(f"std must be positive, got {list(std)}")
     for name, value, known in (("takes", takes, TAKES), ("encoder", encoder, ENCODERS), ("readout", readout, READOUTS)):
         if isinstance(value, str) and value not in known:
             raise AdaptError(f"{name} must be one of {', '.join(known)}; got {value!r}")

@@ -23,7 +23,7 @@ class AdaptError(ValueError):
         ...     adapt(nn.Linear(2, 2), time_steps=0)
         ... except AdaptError as error:
         ...     print(error)
-        time_steps must be ≥ 1, got 0
+        time_steps must be a whole number ≥ 1, got 0
     """
 
 

@@ -41,7 +41,7 @@ def find_layout(net: Adapted, images: Tensor) -> None:
             if net.takes == "step" and calls.stepwise:  # one neuron may be called several times in a step
                 found = "step"
         except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError) as error:
-            wrong[way] = f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else 'no message'}"
+            wrong[way] = f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else 'no message'}"
             continue
         if net.takes in (None, found):
             if net.takes is None and found == "step":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 
 import typer
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     With ROBUSTSPIKE_DEBUG=1 in the environment, every error shows its traceback.
     """
     argv = sys.argv[1:] if argv is None else argv
+    warnings.filterwarnings("ignore", ".torch.jit.script. is deprecated", FutureWarning)  # imports of SNN frameworks
     with one_sentence(argv):
         code = app(argv or ["--help"], prog_name="robustspike", standalone_mode=False) or 0
         if code == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code

@@ -8,6 +8,7 @@ from importlib import metadata
 
 from torch import nn
 
+from robustspike.adapters import check_adapted
 from robustspike.attacks import Attack, Suite
 from robustspike.attacks.attempt import calls_for, shared_ball
 from robustspike.attacks.suites import describe
@@ -19,11 +20,14 @@ from robustspike.results import Header, Member
 
 
 def check_data(model: nn.Module, data: Split) -> None:
-    """Refuse an empty split, a sample that occurs twice, and labels that the model has no class for.
+    """Refuse what is no split or an empty one, neurons to be adapted first, a sample that occurs twice, unknown labels.
 
     Raises:
         ValueError: saying which.
     """
+    if not isinstance(data, Split):
+        raise ValueError(f"data must be a Split, got a {type(data).__name__}; give rs.data.Split(images, labels)")
+    check_adapted(model)
     if len(data) == 0:
         raise ValueError("the split to evaluate is empty; give it at least one image")
     if len(data.ids.unique()) < len(data):

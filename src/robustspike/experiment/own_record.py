@@ -26,7 +26,7 @@ class OwnNetwork(BaseModel):
     Attributes:
         target: the file's name and the name in it.
         weights: the name of the file that its weights were read from; None: they are those that it was made with.
-        code: a hash of what the file does, without what it imports.
+        code: a hash of what the file does, and what it imports from beside it.
         architecture: the name of its class.
         time_steps: None where there are none.
         fingerprint: of its modules and tensors, see :func:`robustspike.checkpoints.fingerprint`.
@@ -107,7 +107,12 @@ def _keep(folder: Path, model: nn.Module, record: OwnNetwork, image: Tensor) -> 
         theirs = _read(folder / NETWORK)
         differing = [
             f"{what} {getattr(theirs, field)} (not {getattr(record, field)})"
-            for field, what in (("target", "it is"), ("fingerprint", "weights"), ("code", "the file's code"))
+            for field, what in (
+                ("target", "it is"),
+                ("fingerprint", "weights"),
+                ("code", "the file's code"),
+                ("time_steps", "time steps"),
+            )
             if getattr(theirs, field) != getattr(record, field)
         ]
         if differing:

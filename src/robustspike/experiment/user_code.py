@@ -57,13 +57,23 @@ def parse_target(target: str) -> tuple[Path, str]:
 
 
 def code_of(path: Path) -> str:
-    """16 hexadecimal digits of what a file does; comments and layout make no difference.
+    """16 hexadecimal digits of what a file and the modules imported from beside it do; comments make no difference.
 
     Raises:
         ValueError: if it is no Python.
     """
+    files = {path.resolve(), *_imported_beside(path.resolve().parent)}
     with _blaming(path):
-        return hashlib.sha256(ast.dump(ast.parse(path.read_bytes(), str(path))).encode()).hexdigest()[:16]
+        texts = [ast.dump(ast.parse(file.read_bytes(), str(file))) for file in sorted(files)]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _imported_beside(folder: Path) -> set[Path]:
+    """Python files in a folder, and below, that are imported at present; installed packages left aside."""
+    named = [Path(str(file)).resolve() for m in list(sys.modules.values()) if (file := getattr(m, "__file__", None))]
+    own = Path(__file__).resolve().parents[1]
+    beside = {file for file in named if file.suffix == ".py" and file.is_relative_to(folder) and file.is_file()}
+    return {file for file in beside if "site-packages" not in file.parts and not file.is_relative_to(own)}
 
 
 def made_by(target: str) -> nn.Module:

@@ -42,7 +42,8 @@ def estimating(model: nn.Module, estimator: Estimator, memory: Memory | None = N
     if not layers and estimator != BPTT():
         raise ValueError(
             f"found no spiking layer in {type(model).__name__} that could carry {estimator}; "
-            "use BPTT(), the model's own gradient, or a network of robustspike's neurons"
+            "use BPTT(), the model's own gradient, a network of robustspike's neurons, or rs.adapt(model) for those of "
+            "SpikingJelly, snnTorch and Norse"
         )
     timed: list[Any] = [m for m in model.modules() if hasattr(m, "time_collapsed")]
     before = [(layer, "gradient_rule", layer.gradient_rule) for layer in layers]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from robustspike.adapters import check_adapted
 from robustspike.data import Split
 from robustspike.data.augment import augmentation
 from robustspike.gradients import check_labels
@@ -104,6 +105,7 @@ def check_data(model: nn.Module, train: Split, validation: Split | None, setting
     Raises:
         ValueError: for an empty validation split, images or labels that do not fit the model.
     """
+    check_adapted(model)
     splits: Iterable[Split] = (train,) if validation is None else (train, validation)
     for split in splits:
         if len(split) == 0:
