@@ -14,9 +14,12 @@ from torch import nn
 from robustspike.attacks import PGD, GaussianNoise, Suite, Transfer, UniformNoise, WorstOf, fgsm, rfgsm, suites
 from robustspike.attacks.attempt import Attempt
 from robustspike.balls import L2, Linf
-from robustspike.data import Split
+from robustspike.data import Split, load
 from robustspike.evaluate import evaluate
+from robustspike.evaluate.folder import alone
 from robustspike.gradients import BPTR, CBA, RGA
+from robustspike.models import digits_cnn
+from robustspike.processes import Processes
 from robustspike.results import HEADER_FILE, ROWS_FILE, ResultError, load_outcome
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -513,3 +516,10 @@ def test_findings_of_an_evaluation_that_is_gone_are_not_taken_over(tmp_path):
     (tmp_path / "doubts.json").write_text("of another evaluation")
     (tmp_path / HEADER_FILE).unlink()
     assert run(out=tmp_path).doubts is None
+
+
+def test_a_folder_takes_one_evaluation_at_a_time(tmp_path):
+    model, data, attack = digits_cnn(time_steps=1), load("digits").test.subset(4), fgsm(Linf(0.1))
+    with alone(tmp_path / "a", Processes()), pytest.raises(ResultError, match="another process is writing to .*torchrun"):
+        evaluate(model, data, attack, out=tmp_path / "a", doubts=0, progress=False)
+    assert evaluate(model, data, attack, out=tmp_path / "a", doubts=0, progress=False).finished

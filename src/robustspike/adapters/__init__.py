@@ -134,10 +134,6 @@ def _check(
         raise AdaptError(f"{type(model).__name__} is compiled; adapt the network that it was made of, before compiling")
     if images is not None and not isinstance(images, Tensor):
         raise AdaptError(f"images must be a tensor [N, ...] in [0, 1], got a {type(images).__name__}")
-    if images is not None and len(images) and not (images.min() >= 0 and images.max() <= 1):
-        raise AdaptError(
-            f"images must lie in [0, 1], got values from {images.min():.3g} to {images.max():.3g}; give mean= and std="
-        )
     if time_steps is not None and (not isinstance(time_steps, int) or time_steps < 1):
         raise AdaptError(f"time_steps must be a whole number ≥ 1, got {time_steps!r}")
     if std is not None and not all(value > 0 for value in std):

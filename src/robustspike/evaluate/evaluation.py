@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustspike.attacks import Attack, Suite
 from robustspike.data import Split
 from robustspike.evaluate.blocks import evaluate_block
-from robustspike.evaluate.folder import Rows, append, differences, merge, previous_rows, rows_file
+from robustspike.evaluate.folder import Rows, alone, append, differences, merge, previous_rows, rows_file
 from robustspike.evaluate.settings import as_suite, check_data, header_of
 from robustspike.processes import Processes, launched
 from robustspike.progress import progress_bar
@@ -89,7 +89,7 @@ def evaluate(
         model, data, suite, seed=seed, batch_size=batch_size, survivors_only=survivors_only, budget=budget.gradients,
         model_name=model_name, data_name=data_name,
     )  # fmt: skip
-    with launched() as processes:
+    with launched() as processes, alone(folder, processes):
         _check_alike(header, processes)
         rows = processes.first(lambda: previous_rows(header, ids, folder, resume))
         new = _new_rows(model, data, suite, header, rows, folder, processes, until, progress)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from robustspike.processes import Processes
 from robustspike.results import (
     DOUBTS_FILE,
     HEADER_FILE,
@@ -20,7 +22,44 @@ from robustspike.results import (
 )
 from robustspike.writing import write_text
 
+try:
+    import fcntl
+except ImportError:  # of Unix only; elsewhere nobody is kept out
+    fcntl = None  # type: ignore[assignment]
+
 Rows = dict[int, dict[str, Any]]
+
+
+@contextlib.contextmanager
+def alone(out: Path | None, processes: Processes) -> Iterator[None]:
+    """Within the block no other evaluation writes into the folder; those that torchrun starts together count as one.
+
+    Raises:
+        ResultError: if another one does.
+    """
+    held: list[int] = []
+    try:
+        if out is not None:
+            processes.first(lambda: held.append(_locked(out)))
+        yield
+    finally:
+        for folder in held:
+            os.close(folder)
+
+
+def _locked(out: Path) -> int:
+    """The folder, open and locked until it is closed, also by a kill."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise ResultError(
+            f"another process is writing to {out}; wait for it, or share one evaluation between processes by torchrun"
+        ) from None
+    return folder
 
 
 def previous_rows(header: Header, ids: list[int], out: Path | None, resume: bool) -> Rows:
