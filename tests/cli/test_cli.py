@@ -609,7 +609,7 @@ def test_a_full_disk_names_the_file_and_keeps_what_was_there(cli, run, tmp_path,
         argv = ["train", "--out", tmp_path / "new", *SMALL, *QUIET]
         refused(cli(*argv), "no space left", str(tmp_path / "new" / "experiment.yaml"), "--resume")
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["robustspike.evaluate.folder"], "os", SimpleNamespace(fsync=full))
+        patch.setattr(sys.modules["robustspike.evaluate.folder"], "os", SimpleNamespace(**vars(os) | {"fsync": full}))
         argv = ["attack", folder, "--attack", "fgsm", "--eps", "0.1", "--out", tmp_path / "e", *PLAIN]
         refused(cli(*argv), "no space left", "samples.jsonl")
     assert cli(*argv, "--resume")[0] == 0
