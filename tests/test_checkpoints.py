@@ -1,7 +1,6 @@
 """Checkpoints: bit-exact round trips, a sentence for every kind of damage, and files that are whole or not there."""
 
 import errno
-import json
 import os
 import pickle
 from pathlib import Path
@@ -26,7 +25,7 @@ from robustspike.checkpoints import (
 )
 from robustspike.models import digits_cnn
 from robustspike.surrogates import Sigmoid
-from robustspike.writing import replacing, write_text
+from robustspike.writing import write_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -297,35 +296,11 @@ def test_a_failed_write_leaves_the_old_file_whole(saved, monkeypatch, way):
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
 
 
-def test_a_failed_first_write_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "replace", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        write_text(tmp_path / "log.jsonl", "text")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_is_replaced_only_when_the_block_succeeds(tmp_path):
-    path = tmp_path / "new" / "file.txt"
-    with replacing(path) as unfinished:
-        unfinished.write_text("one")
-        assert unfinished.parent == path.parent
-        assert not path.exists()
-    assert path.read_text() == "one"
-    with pytest.raises(FileNotFoundError), replacing(path) as unfinished:  # the block itself removes the new file
-        unfinished.unlink(missing_ok=True)
-    assert path.read_text() == "one"
-
-
 def test_what_a_killed_process_left_behind_disturbs_nothing(saved):
     saved.with_name(f".{saved.name}.123.unfinished").write_bytes(b"half")
     assert read_tensors(saved)[1] == {"epoch": 3}
     write_tensors(saved, {"a": torch.ones(1)}, {"epoch": 4})
     assert read_tensors(saved)[1] == {"epoch": 4}
-
-
-def test_text_is_written_in_utf8(tmp_path):
-    write_text(tmp_path / "t.json", json.dumps({"ε": "8/255"}, ensure_ascii=False))
-    assert json.loads((tmp_path / "t.json").read_bytes().decode("utf-8")) == {"ε": "8/255"}
 
 
 def test_functions_made_by_one_function_are_told_apart_by_what_they_hold():

@@ -520,6 +520,9 @@ def test_findings_of_an_evaluation_that_is_gone_are_not_taken_over(tmp_path):
 
 def test_a_folder_takes_one_evaluation_at_a_time(tmp_path):
     model, data, attack = digits_cnn(time_steps=1), load("digits").test.subset(4), fgsm(Linf(0.1))
-    with alone(tmp_path / "a", Processes()), pytest.raises(ResultError, match="another process is writing to .*torchrun"):
+    with (
+        alone(tmp_path / "a", Processes()),
+        pytest.raises(ResultError, match="another process is writing to .*torchrun"),
+    ):
         evaluate(model, data, attack, out=tmp_path / "a", doubts=0, progress=False)
     assert evaluate(model, data, attack, out=tmp_path / "a", doubts=0, progress=False).finished

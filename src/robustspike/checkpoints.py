@@ -50,9 +50,8 @@ def _seal(tensors: Mapping[str, Tensor], record: str) -> str:
 
 def architecture(model: nn.Module) -> str:
     """What a model is without its weights: every module with its settings, 16 hexadecimal digits."""
-    constants = [
-        f"{path} {m.adapted_constants}" for path, m in model.named_modules() if hasattr(m, "adapted_constants")
-    ]
+    named = ((path, getattr(m, "adapted_constants", None)) for path, m in model.named_modules())
+    constants = [f"{path} {said}" for path, said in named if said is not None]
     text = re.sub(r" at 0x[0-9a-f]+", "", "; ".join([repr(model), *constants]))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustspike.adapters.framework import AdaptError, Framework, preserved, replaced
-from robustspike.adapters.layer import AdaptedLayer, Start, apart, mapped, tensors_in
+from robustspike.adapters.layer import AdaptedLayer, Start, apart, copied_state, mapped
 from robustspike.adapters.parity import prepare
 from robustspike.adapters.readout import Readout, logits_of, stacked
 from robustspike.adapters.stepping import Joined, Unrolled
@@ -50,9 +50,8 @@ class Adapted(nn.Module):
         self.straight_through: tuple[str, ...] = ()  # paths of encoders that cut the graph
         self.frameworks = tuple(frameworks)
         self.adapted_layers: dict[str, AdaptedLayer] = {}
-        self.readouts: dict[
-            str, AdaptedLayer
-        ] = {}  # neurons of which only the potential is read: no estimator is for them
+        # Neurons of which only the potential is read: no estimator is for them.
+        self.readouts: dict[str, AdaptedLayer] = {}
         for path, module in model.named_modules():
             framework = next((known for known in frameworks if known.is_neuron(module)), None)
             if framework is not None:
@@ -75,8 +74,7 @@ class Adapted(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Adapted:
         """Copied even where the neurons' state holds a graph, as after a training loop of the user's."""
-        for module in self.model.modules():
-            memo |= {id(value): value.detach().clone() for value in tensors_in(vars(module)) if not value.is_leaf}
+        memo |= copied_state(self.model)
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
         copied.__setstate__(copy.deepcopy(vars(self), memo))
@@ -137,7 +135,7 @@ class Adapted(nn.Module):
         return Joined.apply(unrolled, *(x if value is inner else value for value in unrolled.inputs))
 
     def _pass(self, x: Tensor, unrolled: Unrolled) -> Tensor:
-        with self.lock, self.patched(unrolled):
+        with self.patched(unrolled):
             logits = self.answer(x)
             unrolled.finish()
         return logits
@@ -181,11 +179,8 @@ class Adapted(nn.Module):
     @contextlib.contextmanager
     def patched(self, unrolled: Unrolled) -> Iterator[None]:
         """Within the block state is fresh and estimators are in force; afterwards the network is as before."""
-        layers = self.adapted_layers.values()
-        stateful = [m for m in self.model.modules() if any(f.is_neuron(m) or f.is_stateful(m) for f in self.frameworks)]
-        with preserved(stateful), contextlib.ExitStack() as stack:
-            self.refresh()
-            for layer in (*layers, *self.readouts.values()):
+        with self.lock, self.afresh(), contextlib.ExitStack() as stack:
+            for layer in (*self.adapted_layers.values(), *self.readouts.values()):
                 layer.original = layer.neuron.forward
                 stack.enter_context(replaced(layer.neuron, "forward", self._stand_in(layer, unrolled)))
                 stack.callback(setattr, layer, "original", None)
@@ -194,12 +189,19 @@ class Adapted(nn.Module):
                 stack.enter_context(replaced(module, "forward", _straight_through(module.forward)))
             yield
 
-    def refresh(self) -> None:
-        """Fresh state in every module, neurons or not."""
-        for module in self.model.modules():
-            for framework in self.frameworks:
-                if framework.is_neuron(module) or framework.is_stateful(module):
-                    framework.reset(module)
+    @contextlib.contextmanager
+    def afresh(self) -> Iterator[None]:
+        """Within the block every module, neuron or not, goes on from fresh state; afterwards from what it had before."""
+        keeping = [
+            (module, framework)
+            for module in self.model.modules()
+            for framework in self.frameworks
+            if framework.is_neuron(module) or framework.is_stateful(module)
+        ]
+        with preserved(dict.fromkeys(module for module, _ in keeping)):
+            for module, framework in keeping:
+                framework.reset(module)
+            yield
 
     def _is_unrolled(self, layer: AdaptedLayer) -> bool:
         """Whether an estimator is in force that needs all steps of a neuron that is called for each."""

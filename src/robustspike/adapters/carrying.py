@@ -119,10 +119,10 @@ def _integrates(layer: AdaptedLayer, currents: Tensor) -> tuple[bool, bool]:
         return False, False
     near = 1e-4 * float(size.max())
     rise = u[0] - silent[0]
-    drives = into.shape == u.shape and bool(
-        ((rise == 0) | torch.isclose(rise, into[0] - none[0], rtol=1e-3, atol=near)).double().mean()
-        > 0.5  # some rectify
-    )
+    drives = into.shape == u.shape
+    if drives:
+        risen = (rise == 0) | torch.isclose(rise, into[0] - none[0], rtol=1e-3, atol=near)
+        drives = bool(risen.double().mean() > 0.5)  # some rectify
     if leak is None or not drives:
         return drives, False
     expected, v = [], torch.zeros_like(into[0])

@@ -57,8 +57,7 @@ class Framework:
         strict: whether a neuron spikes where u > θ, not where u ≥ θ.
         passes_state: whether state goes into a call and comes out of it, as its last argument and result.
         returns_state: whether state comes out of a call beside the spikes.
-        detaches: whether a neuron's resets never carry a gradient; else ``detached`` cuts it, where that can be done.
-        detached: within the block a neuron's resets carry no gradient; None: there is no such switch.
+        detaches: whether a neuron's resets never carry a gradient.
         factor: what a neuron's spikes are multiplied by on their way out; None: nothing.
         refusal: why a neuron cannot be used at all; None: it can.
     """
@@ -75,7 +74,6 @@ class Framework:
     passes_state: bool = False
     returns_state: bool = False
     detaches: Callable[[nn.Module], bool] = lambda neuron: False
-    detached: Callable[[Any], AbstractContextManager[None]] | None = None
     factor: Callable[[Any], Tensor | None] = lambda neuron: None
     refusal: Callable[[Any], str | None] = lambda neuron: None
 
@@ -127,7 +125,7 @@ def replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
     children: dict[str, Any] = module._modules
     owner = children if name in children else vars(module)
     if owner is children and not isinstance(value, nn.Module):
-        value = _Called(value)
+        value = Called(value)
     missing = object()
     before = owner.get(name, missing)
     owner[name] = value
@@ -140,7 +138,7 @@ def replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
             owner[name] = before
 
 
-class _Called(nn.Module):
+class Called(nn.Module):
     """A function in the place of a module."""
 
     def __init__(self, function: Callable[..., Any]) -> None:

@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 
 def pass_straight_through(net: Adapted, few: Tensor) -> None:
-    net.straight_through = _cutting(net, few)
-
-
-def _cutting(net: Adapted, few: Tensor) -> tuple[str, ...]:
-    """Paths of the modules without neurons whose input carries a gradient and whose output does not: encoders."""
+    """Note the modules without neurons whose input carries a gradient and whose output does not: encoders."""
     paths = {module: path for path, module in net.model.named_modules()}
     neurons = {layer.neuron for layer in net.adapted_layers.values()}
     found: list[nn.Module] = []
@@ -43,7 +39,7 @@ def _cutting(net: Adapted, few: Tensor) -> tuple[str, ...]:
             net.run(few.clone().requires_grad_())
     finally:
         handle.remove()
-    return tuple(paths[module] for module in dict.fromkeys(found))
+    net.straight_through = tuple(paths[module] for module in dict.fromkeys(found))
 
 
 def _cuts(x: Tensor, out: Tensor) -> bool:

@@ -143,9 +143,6 @@ class AdaptedLayer:
             raise AdaptError(f"{self} always detaches its reset; leave detach_reset at None or True")
         if not detach_reset or detaches:
             return self.replay(currents, derivative).spikes
-        if self.framework.detached is not None:
-            with self.framework.detached(self.neuron):
-                return self.replay(currents, derivative).spikes
         if derivative is None:
             own = self.framework.spike_function(self.neuron)
             derivative = lambda d, t: own(d)  # noqa: E731
@@ -302,6 +299,12 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, dict):
         return {key: mapped(each, change) for key, each in value.items()}
     return value
+
+
+def copied_state(model: nn.Module) -> dict[int, Any]:
+    """For ``copy.deepcopy``: copies without graph of the tensors that modules keep and that have one, by identity."""
+    kept = (value for module in model.modules() for value in tensors_in(vars(module)))
+    return {id(value): value.detach().clone() for value in kept if not value.is_leaf}
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from robustspike.adapters.framework import AdaptError, preserved, replaced
 from robustspike.adapters.layer import tensors_in
 from robustspike.adapters.readout import logits_of
+from robustspike.encoders import Frames
 
 if TYPE_CHECKING:
     from robustspike.adapters.adapting import Adapted
@@ -26,7 +27,7 @@ def find_layout(net: Adapted, images: Tensor) -> None:
     Raises:
         AdaptError: if no way to call it works, or it takes another number of steps than was said.
     """
-    one = images[0, 0] if _is_frames(net) else images[0]
+    one = images[0, 0] if isinstance(net.encoder, Frames) else images[0]
     if not net.frameworks:
         net.takes = "images"
         return
@@ -63,10 +64,6 @@ def _check_memory(net: Adapted, calls: Calls) -> None:
             "the network takes one step per call but does not take and return its neurons' state, which keep none, so that "
             "every step would begin anew; let it take the state and return (output, state), or loop over time in its forward"
         )
-
-
-def _is_frames(net: Adapted) -> bool:
-    return type(net.encoder).__name__ == "Frames"
 
 
 def _steps(net: Adapted) -> int:
@@ -138,8 +135,7 @@ def _calls(net: Adapted, one: Tensor, way: str, samples: int) -> Calls:
     x = torch.stack([one] * samples)
     x = x if way == "images" else torch.stack([x] * _steps(net))
     calls = Calls(samples)
-    with preserved(list(net.model.modules())), contextlib.ExitStack() as stack, torch.no_grad():
-        net.refresh()
+    with torch.no_grad(), preserved(list(net.model.modules())), net.afresh(), contextlib.ExitStack() as stack:
         for layer in net.adapted_layers.values():
             original = layer.neuron.forward
 

@@ -33,7 +33,13 @@ def prepare(net: Adapted, images: Tensor) -> None:
         for layer, _ in rules:
             layer.gradient_rule = None
         net.time_collapsed = False
-        with torch.inference_mode(False), torch.enable_grad(), frozen(net), torch.random.fork_rng(devices=devices):
+        with (
+            net.lock,
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            frozen(net),
+            torch.random.fork_rng(devices=devices),
+        ):
             for check in _CHECKS:
                 with preserved(list(net.model.modules())), seeded(0, few):  # also of what modules keep
                     check(net, few)
@@ -51,9 +57,7 @@ def _answers_as_before(net: Adapted, few: Tensor) -> None:
         for _ in range(2):
             with seeded(0, few):
                 answers.append(net.run(few))
-        stateful = [m for m in net.model.modules() if any(f.is_neuron(m) or f.is_stateful(m) for f in net.frameworks)]
-        with preserved(stateful), seeded(0, few):
-            net.refresh()
+        with net.afresh(), seeded(0, few):
             original = net.answer(few)
     if not _equal(answers[0], answers[1]):
         raise AdaptError(

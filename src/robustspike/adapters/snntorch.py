@@ -17,12 +17,16 @@ def _is_neuron(module: nn.Module) -> bool:
     return fires and (not _covers_time(module) or getattr(module, "output", True))
 
 
+def _is_stateful(module: nn.Module) -> bool:
+    return callable(getattr(module, "reset_mem", None))
+
+
 def _covers_time(neuron: nn.Module) -> bool:
-    return not callable(getattr(neuron, "reset_mem", None))
+    return not _is_stateful(neuron)
 
 
 def _reset(module: Any) -> None:
-    if callable(getattr(module, "reset_mem", None)):
+    if _is_stateful(module):
         module.reset_mem()
 
 
@@ -44,9 +48,8 @@ def _membrane(neuron: Any) -> Membrane:
     synapse = (lambda x: filtered(x, alpha)) if hasattr(neuron, "syn") else lambda x: x
     if hasattr(neuron, "recurrent"):  # its spikes' way back to itself is left out, but for the bias
         return Membrane(None, threshold, lambda x: synapse(x + neuron.recurrent(torch.zeros_like(x[0]))))
-    unlike = _covers_time(neuron) or hasattr(
-        neuron, "delta_threshold"
-    )  # no reset; fires by the change of its potential
+    # Without a reset, or firing by the change of its potential.
+    unlike = _covers_time(neuron) or hasattr(neuron, "delta_threshold")
     return Membrane(None if unlike else beta, threshold, synapse)
 
 
@@ -71,7 +74,7 @@ def _into_rnn(rnn: Any, x: Tensor) -> Tensor:
 SNNTORCH = Framework(
     name="snntorch",
     is_neuron=_is_neuron,
-    is_stateful=lambda module: callable(getattr(module, "reset_mem", None)),
+    is_stateful=_is_stateful,
     covers_time=_covers_time,
     reset=_reset,
     spike_function=lambda neuron: neuron.spike_grad,

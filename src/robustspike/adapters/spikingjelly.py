@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustspike.adapters.framework import Framework, Membrane, SpikeFunction, filtered, preserved, replaced
+from robustspike.adapters.framework import Called, Framework, Membrane, SpikeFunction, filtered, preserved, replaced
 
 
 def _is_neuron(module: nn.Module) -> bool:
@@ -38,14 +38,10 @@ def _reset(module: Any) -> None:
     module.reset()
 
 
-class _Fires(nn.Module):
+class _Fires(Called):
     """A function of u − θ in the place of a surrogate, which some nodes ask whether it gives spikes."""
 
     spiking = True
-
-    def __init__(self, function: SpikeFunction) -> None:
-        super().__init__()
-        self.forward = function
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustspike.adapters.framework import replaced
-from robustspike.adapters.layer import mapped, tensors_in
+from robustspike.adapters.layer import copied_state, mapped, tensors_in
 from robustspike.doctor.calling import Patient, spiking
 from robustspike.doctor.checks import NotApplicableError, Verdict, sentence
 from robustspike.neurons import spiking_layers
@@ -96,13 +96,8 @@ def _neurons(model: nn.Module) -> dict[str, nn.Module]:
 
 def _in_double(patient: Patient) -> Patient:
     """The same with a copy of the network in float64; state that holds a graph is copied without it."""
-    memo: dict[int, Any] = {
-        id(value): value.detach().clone()
-        for module in patient.model.modules()
-        for value in tensors_in(list(vars(module).values()))
-        if not value.is_leaf
-    }
-    return replace(patient, model=copy.deepcopy(patient.model, memo).double(), images=patient.images.double())
+    model = copy.deepcopy(patient.model, copied_state(patient.model)).double()
+    return replace(patient, model=model, images=patient.images.double())
 
 
 def _measured(patient: Patient) -> list[Gap]:
